@@ -1,0 +1,1 @@
+//! Configuration, opening the services in order, signals, shutdown.

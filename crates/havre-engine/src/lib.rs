@@ -1,0 +1,1 @@
+//! Container and exec lifecycle, events, restart policies, recovery.

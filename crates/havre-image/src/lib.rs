@@ -1,0 +1,1 @@
+//! Names to manifests: load, import, tag, list, inspect, remove, the embedded image.

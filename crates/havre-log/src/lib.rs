@@ -1,0 +1,1 @@
+//! The json-file container log: crash-safe writing, rotation, reading, following.

@@ -1,0 +1,1 @@
+//! OCI documents, digests, references, platforms, layer tar conventions: no disk, no network.

@@ -1,0 +1,1 @@
+//! Routes, versions, streams and hijacking, error kind to status, wire to domain.

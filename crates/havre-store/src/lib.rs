@@ -1,0 +1,1 @@
+//! Bytes by digest, layer snapshots, the state database.

@@ -1,0 +1,1 @@
+//! Safe owning handles over the kernel: the only crate with unsafe code.

@@ -1,0 +1,1 @@
+//! Fixtures, images and scratch worlds for tests.
