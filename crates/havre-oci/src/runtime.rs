@@ -137,14 +137,15 @@ document! {
         required {
             /// Working directory, absolute.
             cwd: String,
+            /// User and groups; root when absent.
+            #[serde(default)]
+            user: User,
         }
         optional {
             /// Whether it gets a terminal.
             terminal: bool,
             /// Size of the terminal at the start.
             console_size: Option<ConsoleSize>,
-            /// User and groups.
-            user: User,
             /// Program and arguments.
             args: Vec<String>,
             /// Command line of Windows: an error here.
