@@ -138,9 +138,18 @@ impl Source {
         Ok(Self::Gzip(Box::new(decoder), origin.unwrap_or((0, 0))))
     }
 
+    /// The identity of the file the text was written to. That of a compressed file may have been given to a
+    /// later file since; so search from the newest.
     pub(crate) fn identity(&self) -> Identity {
         match self {
             Self::Plain(_, identity) | Self::Gzip(_, identity) => *identity,
+        }
+    }
+
+    fn own_identity(&self) -> io::Result<Identity> {
+        match self {
+            Self::Plain(_, own) => Ok(*own),
+            Self::Gzip(decoder, _) => identity(decoder.get_ref().get_ref()),
         }
     }
 
@@ -209,9 +218,24 @@ impl Source {
     }
 }
 
-/// Opens all files of the log, newest first. A rotation meanwhile can show a file twice, never hide one.
+/// Opens all files of the log, newest first, without a gap and none twice.
 pub(crate) fn open_all(path: &Path) -> io::Result<Vec<Source>> {
-    let mut found: Vec<Source> = Vec::new();
+    // A rotation meanwhile would mix up the order; it shows in what `path` is.
+    for _ in 0..10 {
+        let found = open_numbered(path)?;
+        let first = found.first().map(Source::identity);
+        match Source::plain(path) {
+            Ok(newest) if Some(newest.identity()) == first => return Ok(found),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+    }
+    open_numbered(path)
+}
+
+fn open_numbered(path: &Path) -> io::Result<Vec<Source>> {
+    let mut found: Vec<(Identity, Source)> = Vec::new();
     let (mut number, mut missing) = (0_u32, 0);
     while missing < 2 {
         let source = match number {
@@ -226,9 +250,10 @@ pub(crate) fn open_all(path: &Path) -> io::Result<Vec<Source>> {
         match source {
             Ok(source) => {
                 missing = 0;
-                let identity = source.identity();
-                if identity == (0, 0) || found.iter().all(|other| other.identity() != identity) {
-                    found.push(source);
+                // One that is being moved up can be met twice. Held open, its inode number is its own.
+                let own = source.own_identity()?;
+                if found.iter().all(|(other, _)| *other != own) {
+                    found.push((own, source));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing += 1,
@@ -236,5 +261,5 @@ pub(crate) fn open_all(path: &Path) -> io::Result<Vec<Source>> {
         }
         number += 1;
     }
-    Ok(found)
+    Ok(found.into_iter().map(|(_, source)| source).collect())
 }

@@ -147,10 +147,11 @@ impl Reader {
         loop {
             let Some(source) = &mut self.current else {
                 // There was no log at all when the reader was opened, or between two files.
-                match Source::plain(&self.path) {
-                    Ok(source) => self.current = Some(source),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-                    Err(error) => return Err(error),
+                let newest_first = files::open_all(&self.path)?;
+                self.queue = newest_first.into_iter().rev().collect();
+                self.current = self.queue.pop_front();
+                if self.current.is_none() {
+                    return Ok(false);
                 }
                 continue;
             };
