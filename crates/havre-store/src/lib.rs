@@ -1,1 +1,21 @@
-//! Bytes by digest, layer snapshots, the state database.
+//! What is kept on disk: the state database, documents by digest, layers and writable layers.
+//!
+//! Invariants: what is there is whole and verified, or it is not there; temporary files and trash have
+//! their own folders, which are emptied at start; every folder of ours is closed to other users.
+//! Not here: names, tags, registries, containers.
+
+pub mod content;
+pub mod db;
+mod error;
+mod extract;
+mod folder;
+mod recipe;
+pub mod snapshot;
+pub mod stream;
+pub mod tar;
+
+pub use content::{BlobWriter, Content};
+pub use db::{Batch, Db, Table};
+pub use error::StoreError;
+pub use extract::Limits;
+pub use snapshot::{LayerInfo, Pending, Snapshots, WritableLayer};

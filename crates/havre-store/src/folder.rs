@@ -1,0 +1,73 @@
+//! Private folders and their clean-up.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+
+use crate::StoreError;
+
+/// Makes `path` (and its parents) as a folder that only we can enter, or repairs one that others can.
+pub(crate) fn private(path: &Path) -> Result<(), StoreError> {
+    std::fs::create_dir_all(path).map_err(|e| StoreError::write(path, e))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| StoreError::write(path, e))?;
+    let now = rustix::fs::fstat(&folder).map_err(|e| StoreError::read(path, e))?;
+    let (mode, wanted) = (Mode::from_raw_mode(now.st_mode), Mode::from_raw_mode(0o700));
+    if FileType::from_raw_mode(now.st_mode) == FileType::Directory && mode != wanted {
+        rustix::fs::fchmod(&folder, wanted).map_err(|e| StoreError::write(path, e))?;
+    }
+    Ok(())
+}
+
+/// Makes the names in the folder durable.
+pub(crate) fn sync(path: &Path) -> Result<(), StoreError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .and_then(rustix::fs::fsync)
+        .map_err(|e| StoreError::write(path, e))
+}
+
+/// A name nobody else uses in `parent`. The folder is emptied at start, so that the process id and a
+/// counter are enough.
+pub(crate) fn unused(parent: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    parent.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// Removes a file or a whole folder; absent counts as removed.
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    let result = match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::write(path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes everything in the folder and goes on after failures.
+pub(crate) fn empty(path: &Path) {
+    for name in names(path) {
+        // What cannot be removed now is tried again at the next start.
+        let _later = remove(&path.join(name));
+    }
+}
+
+/// The names in the folder.
+pub(crate) fn names(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Moves `from` to `to`, replacing a file there; false when `from` is not there or `to` is a folder with
+/// something in it.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<bool, StoreError> {
+    match rustix::fs::renameat(CWD, from, CWD, to) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => Ok(false),
+        Err(error) => Err(StoreError::write(to, error)),
+    }
+}

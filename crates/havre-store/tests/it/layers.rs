@@ -1,0 +1,390 @@
+//! Layers: what honest archives become, and what hostile ones cannot do.
+
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use havre_base::ContainerId;
+use havre_oci::Digest;
+use havre_store::tar::{Entry, Kind, TarWriter};
+use havre_store::{Limits, Snapshots, StoreError};
+
+struct World {
+    folder: tempfile::TempDir,
+    store: Snapshots,
+}
+
+fn world() -> World {
+    let folder = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let store = Snapshots::open(&folder.path().join("snapshots")).unwrap();
+    World { folder, store }
+}
+
+impl World {
+    fn apply(&self, tar: &[u8]) -> Result<PathBuf, StoreError> {
+        let layer = self.store.extract(tar, Limits::default())?;
+        let diff_id = layer.info.diff_id.clone();
+        assert_eq!(diff_id, Digest::of_bytes(tar));
+        self.store.commit(vec![layer])?;
+        let mut again = Vec::new();
+        self.store.write_tar(&diff_id, &mut again).unwrap();
+        assert!(again == tar, "the archive comes out as it went in");
+        Ok(self.store.layer_path(&diff_id))
+    }
+}
+
+fn file(path: &str) -> Entry {
+    Entry { path: path.into(), mode: 0o644, mtime: (1_000_000_000, 0), ..Entry::default() }
+}
+
+fn of(kind: Kind, path: &str, link: &str) -> Entry {
+    Entry { kind, link: link.into(), mode: 0o755, ..file(path) }
+}
+
+fn folder(path: &str) -> Entry {
+    of(Kind::Directory, path, "")
+}
+
+fn archive(entries: &[(Entry, &[u8])]) -> Vec<u8> {
+    let mut tar = TarWriter::new(Vec::new());
+    for (entry, content) in entries {
+        tar.entry(entry.clone(), content).unwrap();
+    }
+    tar.finish().unwrap()
+}
+
+fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = [0_u8; 256];
+    let length = rustix::fs::lgetxattr(path, name, &mut value).ok()?;
+    Some(value[..length].to_vec())
+}
+
+fn is_whiteout(path: &Path) -> bool {
+    let meta = std::fs::symlink_metadata(path).unwrap();
+    meta.file_type().is_char_device() && meta.rdev() == 0
+}
+
+/// Device nodes and trusted attributes need root.
+fn root() -> bool {
+    let is = rustix::process::geteuid().is_root();
+    if !is {
+        println!("SKIP layers: needs root");
+    }
+    is
+}
+
+#[test]
+fn files_keep_what_the_archive_says_of_them() {
+    if !root() {
+        return;
+    }
+    let world = world();
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let long = format!("usr/{}/{}", "d".repeat(120), "f".repeat(200));
+    let fs = world
+        .apply(&archive(&[
+            (folder("./"), b""),
+            (Entry { mtime: (1_111_111_111, 0), mode: 0o1777, ..folder("tmp/") }, b""),
+            (file("tmp/a"), b"hello"),
+            (Entry { mode: 0o4755, uid: 1000, gid: 50, ..file("bin/su") }, b"x"),
+            (
+                Entry {
+                    xattrs: vec![
+                        (b"security.capability".to_vec(), capability.to_vec()),
+                        (b"user.note".to_vec(), b"n".to_vec()),
+                    ],
+                    uid: 7,
+                    ..file("bin/ping")
+                },
+                b"p",
+            ),
+            (of(Kind::Symlink, "bin/sh", "/bin/busybox"), b""),
+            (of(Kind::HardLink, "bin/also-su", "bin/su"), b""),
+            (Entry { device: (1, 3), mode: 0o666, ..of(Kind::Character, "dev/null", "") }, b""),
+            (of(Kind::Fifo, "pipe", ""), b""),
+            (file(&long), b"deep"),
+            (file("/absolute"), b"a"),
+            (file(r"back\slash"), b"b"),
+        ]))
+        .unwrap();
+    let meta = |path: &str| std::fs::symlink_metadata(fs.join(path)).unwrap();
+    assert_eq!(std::fs::read(fs.join("tmp/a")).unwrap(), b"hello");
+    assert_eq!((meta("tmp").mode() & 0o7777, meta("tmp").mtime()), (0o1777, 1_111_111_111));
+    assert_eq!(
+        (meta("bin/su").mode() & 0o7777, meta("bin/su").uid(), meta("bin/su").gid()),
+        (0o4755, 1000, 50)
+    );
+    assert_eq!(meta("bin/su").ino(), meta("bin/also-su").ino());
+    assert_eq!(attribute(&fs.join("bin/ping"), "security.capability").unwrap(), capability);
+    assert_eq!(attribute(&fs.join("bin/ping"), "user.note").unwrap(), b"n");
+    assert_eq!(std::fs::read_link(fs.join("bin/sh")).unwrap(), Path::new("/bin/busybox"));
+    assert_eq!(
+        (meta("dev/null").rdev(), meta("dev/null").mode() & 0o777),
+        (rustix::fs::makedev(1, 3), 0o666)
+    );
+    assert!(meta("pipe").file_type().is_fifo());
+    assert_eq!(std::fs::read(fs.join(&long)).unwrap(), b"deep");
+    assert!(meta("absolute").is_file() && meta(r"back\slash").is_file());
+    assert_eq!(meta("tmp/a").mtime(), 1_000_000_000);
+}
+
+#[test]
+fn whiteouts_become_overlayfs_ones() {
+    if !root() {
+        return;
+    }
+    let world = world();
+    let fs = world
+        .apply(&archive(&[
+            (file("etc/.wh.passwd"), b""),
+            (folder("var/"), b""),
+            (file("var/.wh..wh..opq"), b""),
+            (file("var/new"), b"n"),
+            (file(".wh..wh.plnk"), b""),
+            (file("opt/.wh.tool"), b""),
+            (folder("opt/tool/"), b""),
+            (folder("srv/x/"), b""),
+            (file("srv/.wh.x"), b""),
+            (file("lib/kept"), b"k"),
+            (file("lib/.wh.kept"), b""),
+        ]))
+        .unwrap();
+    assert!(is_whiteout(&fs.join("etc/passwd")));
+    assert_eq!(attribute(&fs.join("var"), "trusted.overlay.opaque").unwrap(), b"y");
+    assert!(!fs.join("var/.wh..wh..opq").exists() && !fs.join(".wh..wh.plnk").exists());
+    assert_eq!(attribute(&fs.join("opt/tool"), "trusted.overlay.opaque").unwrap(), b"y");
+    assert_eq!(attribute(&fs.join("srv/x"), "trusted.overlay.opaque").unwrap(), b"y");
+    assert_eq!(std::fs::read(fs.join("lib/kept")).unwrap(), b"k");
+}
+
+#[test]
+fn an_archive_cannot_speak_to_overlayfs() {
+    if !root() {
+        return;
+    }
+    let world = world();
+    let names = [
+        "trusted.overlay.redirect",
+        "trusted.overlay.metacopy",
+        "user.overlay.opaque",
+        "security.selinux",
+        "trusted.x",
+    ];
+    let xattrs: Vec<_> = names.iter().map(|name| (name.as_bytes().to_vec(), b"/etc".to_vec())).collect();
+    let fs = world
+        .apply(&archive(&[
+            (Entry { xattrs: xattrs.clone(), ..folder("d/") }, b""),
+            (Entry { xattrs, ..file("f") }, b"x"),
+        ]))
+        .unwrap();
+    for name in names {
+        assert_eq!(attribute(&fs.join("d"), name), None, "{name}");
+        assert_eq!(attribute(&fs.join("f"), name), None, "{name}");
+    }
+}
+
+#[test]
+fn names_that_lead_outside_are_refused() {
+    let world = world();
+    let nul = Entry { xattrs: vec![], ..file("x") };
+    let deep = "d/".repeat(400) + "f";
+    for bad in ["../x", "a/../../x", "a/..", "..", deep.as_str(), "d/.wh...", "d/.wh..", "d/.wh."] {
+        let error = world.apply(&archive(&[(file(bad), b"x")])).unwrap_err();
+        assert!(matches!(error, StoreError::Entry { .. }), "{bad}: {error}");
+    }
+    drop(nul);
+    assert_eq!(std::fs::read_dir(world.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn links_are_followed_inside_the_layer_only() {
+    if !root() {
+        return;
+    }
+    let world = world();
+    let outside = world.folder.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let target = outside.to_str().unwrap();
+    let up = "../".repeat(40) + target.trim_start_matches('/');
+    let fs = world
+        .apply(&archive(&[
+            (folder(target), b""),
+            (of(Kind::Symlink, "abs", target), b""),
+            (of(Kind::Symlink, "rel", &up), b""),
+            (file("abs/one"), b"1"),
+            (file("rel/two"), b"2"),
+            (file("abs/.wh.three"), b""),
+            (file("abs/.wh..wh..opq"), b""),
+            // The link is replaced, not followed.
+            (of(Kind::Symlink, "file", &format!("{target}/victim")), b""),
+            (file("file"), b"new"),
+            (of(Kind::Symlink, "dir", target), b""),
+            (Entry { mode: 0o700, ..folder("dir/") }, b""),
+            (file("dir/four"), b"4"),
+        ]))
+        .unwrap();
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "nothing outside");
+    assert_eq!(std::fs::metadata(&outside).unwrap().permissions().mode() & 0o777, 0o755);
+    let inside = fs.join(target.trim_start_matches('/'));
+    assert_eq!(std::fs::read(inside.join("one")).unwrap(), b"1");
+    assert_eq!(std::fs::read(inside.join("two")).unwrap(), b"2");
+    assert!(is_whiteout(&inside.join("three")));
+    assert!(fs.join("file").symlink_metadata().unwrap().is_file());
+    assert_eq!(std::fs::read(fs.join("dir/four")).unwrap(), b"4");
+}
+
+#[test]
+fn hard_links_stay_inside() {
+    let world = world();
+    let victim = world.folder.path().join("victim");
+    std::fs::write(&victim, "secret").unwrap();
+    for target in
+        [victim.to_str().unwrap().to_owned(), "../".repeat(30) + "etc/passwd", "../../victim".into()]
+    {
+        let result = world.apply(&archive(&[(of(Kind::HardLink, "stolen", &target), b"")]));
+        assert!(result.is_err(), "{target}");
+    }
+    // Through a link of the layer: the name is looked up inside.
+    let result = world.apply(&archive(&[
+        (of(Kind::Symlink, "out", world.folder.path().to_str().unwrap()), b""),
+        (of(Kind::HardLink, "stolen", "out/victim"), b""),
+    ]));
+    assert!(result.is_err());
+    assert_eq!(std::fs::metadata(&victim).unwrap().nlink(), 1);
+}
+
+#[test]
+fn an_entry_may_come_twice_and_the_last_one_counts() {
+    let world = world();
+    let fs = world
+        .apply(&archive(&[
+            (file("a"), b"first"),
+            (of(Kind::HardLink, "b", "a"), b""),
+            (file("a"), b"second"),
+            (file("a"), b"third"),
+            (of(Kind::Symlink, "a2", "a"), b""),
+            (file("a2"), b"file now"),
+            (folder("empty/"), b""),
+            (folder("empty/"), b""),
+        ]))
+        .unwrap();
+    assert_eq!(std::fs::read(fs.join("a")).unwrap(), b"third");
+    assert_eq!(std::fs::read(fs.join("b")).unwrap(), b"first");
+    assert_eq!(std::fs::read(fs.join("a2")).unwrap(), b"file now");
+}
+
+#[test]
+fn compressed_layers_are_the_same_layers() {
+    let world = world();
+    let tar = archive(&[(file("a"), &[7; 100_000])]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstd = zstd::encode_all(tar.as_slice(), 3).unwrap();
+    for packed in [&tar, &gzip, &zstd] {
+        let layer = world.store.extract(packed.as_slice(), Limits::default()).unwrap();
+        assert_eq!(layer.info.diff_id, Digest::of_bytes(&tar));
+        assert_eq!(layer.info.size, 100_000);
+        assert_eq!(layer.info.tar_size, tar.len() as u64);
+        assert_eq!(layer.blob, (Digest::of_bytes(packed), packed.len() as u64));
+    }
+}
+
+#[test]
+fn a_broken_archive_is_an_error_and_leaves_nothing() {
+    let world = world();
+    let tar = archive(&[(file("a"), &[7; 3_000]), (file("b"), b"x")]);
+    for length in [1, 100, 511, 513, 2_000, 3_583, 3_600] {
+        assert!(world.store.extract(&tar[..length], Limits::default()).is_err(), "cut at {length}");
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    let gzip = gzip.finish().unwrap();
+    assert!(world.store.extract(&gzip[..gzip.len() - 9], Limits::default()).is_err());
+    let mut noise = tar.clone();
+    noise[148] ^= 1;
+    assert!(world.store.extract(noise.as_slice(), Limits::default()).is_err(), "checksum");
+    assert_eq!(world.store.layers(), []);
+}
+
+#[test]
+fn a_bomb_is_stopped() {
+    let world = world();
+    let limits = Limits { bytes: 10 << 20, ..Limits::default() };
+    let huge = Entry { size: 1 << 40, ..file("huge") };
+    let mut tar = TarWriter::new(Vec::new());
+    tar.header(&huge).unwrap();
+    let tar = tar.finish().unwrap();
+    assert!(matches!(world.store.extract(tar.as_slice(), limits), Err(StoreError::Limit { .. })));
+    let many: Vec<_> = (0..200).map(|n| (file(&format!("f{n}")), &b""[..])).collect();
+    let limits = Limits { entries: 100, ..Limits::default() };
+    assert!(matches!(world.store.extract(archive(&many).as_slice(), limits), Err(StoreError::Limit { .. })));
+    // Sixteen GiB of zeros in half a megabyte: stopped soon after the first one.
+    let block = zstd::encode_all(std::io::repeat(0).take_bytes(64 << 20), 1).unwrap();
+    let header = {
+        let mut tar = TarWriter::new(Vec::new());
+        tar.header(&Entry { size: 16 << 30, ..file("zeros") }).unwrap();
+        zstd::encode_all(tar.content().as_slice(), 1).unwrap()
+    };
+    let mut bomb = header;
+    (0..256).for_each(|_| bomb.extend_from_slice(&block));
+    let error = world.store.extract(bomb.as_slice(), Limits::default()).unwrap_err();
+    assert!(matches!(error, StoreError::Archive(_)), "{error}");
+}
+
+trait TakeBytes: std::io::Read + Sized {
+    fn take_bytes(self, count: u64) -> std::io::Take<Self> {
+        std::io::Read::take(self, count)
+    }
+}
+impl<R: std::io::Read> TakeBytes for R {}
+
+#[test]
+fn gnu_tars_archives_are_understood() {
+    let world = world();
+    let source = world.folder.path().join("source");
+    std::fs::create_dir_all(source.join("sub")).unwrap();
+    std::fs::write(source.join("sub/text"), "text").unwrap();
+    let sparse = std::fs::File::create(source.join("sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 5 << 20).unwrap();
+    sparse.set_len(20 << 20).unwrap();
+    for format in ["gnu", "posix", "oldgnu"] {
+        let tar = std::process::Command::new("tar")
+            .args(["-S", &format!("--format={format}"), "-C"])
+            .arg(&source)
+            .args(["-c", "."])
+            .output()
+            .unwrap();
+        assert!(tar.status.success());
+        let fs = world.apply(&tar.stdout).unwrap();
+        let meta = fs.join("sparse").metadata().unwrap();
+        assert_eq!(meta.len(), 20 << 20, "{format}");
+        assert!(meta.blocks() * 512 < 1 << 20, "{format}: still sparse");
+        assert_eq!(std::fs::read(source.join("sparse")).unwrap(), std::fs::read(fs.join("sparse")).unwrap());
+        assert_eq!(std::fs::read(fs.join("sub/text")).unwrap(), b"text");
+    }
+}
+
+#[test]
+fn folders_are_closed_to_others_and_repaired() {
+    let world = world();
+    let layers = world.folder.path().join("snapshots/layers");
+    std::fs::set_permissions(&layers, std::fs::Permissions::from_mode(0o755)).unwrap();
+    drop(Snapshots::open(&world.folder.path().join("snapshots")).unwrap());
+    assert_eq!(layers.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn writable_layers_come_and_go() {
+    let world = world();
+    let id = ContainerId::random();
+    let layer = world.store.create_writable(&id).unwrap();
+    assert_eq!(world.store.create_writable(&id).unwrap(), layer, "idempotent");
+    assert_eq!(layer.upper.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+    std::fs::write(layer.upper.join("file"), "x").unwrap();
+    assert_eq!(world.store.writables(), std::slice::from_ref(&id));
+    world.store.remove_writable(&id).unwrap();
+    world.store.remove_writable(&id).unwrap();
+    assert_eq!(world.store.writables(), []);
+    assert!(!layer.upper.exists());
+}
