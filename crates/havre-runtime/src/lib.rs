@@ -1,1 +1,7 @@
 //! Turns one OCI spec into one process and minds it: roles shim and oci.
+
+pub mod capabilities;
+pub mod error;
+pub mod seccomp;
+
+pub use error::RuntimeError;
