@@ -204,9 +204,10 @@ fn numbers_section(seccomp: &LinuxSeccomp, column: usize, default: u32) -> Resul
             ranges.push((start, handler));
         }
     };
-    let beyond = if default & 0xffff_0000 == RET_ERRNO && newest.is_some() { RET_ERRNO | ENOSYS } else { default };
-    let gap = |start: u32| plain(if start > newest { beyond } else { default });
+    let has_any = newest.is_some();
     let newest = newest.unwrap_or(u32::MAX);
+    let beyond = if default & 0xffff_0000 == RET_ERRNO && has_any { RET_ERRNO | ENOSYS } else { default };
+    let gap = |start: u32| plain(if start > newest { beyond } else { default });
     let mut next = 0;
     for (number, (handler, _)) in handlers {
         if number > next {
