@@ -483,7 +483,7 @@ mod tests {
     use super::*;
 
     fn merged(spec: &ContainerSpec) -> Merged {
-        let image = havre_oci::image::Config { cmd: Some(vec!["true".into()]), ..Default::default() };
+        let image = havre_oci::image::ContainerConfig { cmd: Some(vec!["true".into()]), ..Default::default() };
         Merged::new(spec, &image).unwrap()
     }
 
