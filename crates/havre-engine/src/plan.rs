@@ -194,7 +194,7 @@ fn mount(kind: &str, target: &str, options: &[&str]) -> Mount {
     Mount {
         destination: target.to_owned(),
         kind: Some(kind.to_owned()),
-        source: Some(if kind == "cgroup" || kind == "proc" || kind == "sysfs" { kind } else { kind }.to_owned()),
+        source: Some(kind.to_owned()),
         options: options.iter().map(|option| (*option).to_owned()).collect(),
         ..Mount::default()
     }
