@@ -196,7 +196,7 @@ fn images(app: &App, args: &Args) -> Result<u8, Failure> {
                 ("CreatedAt", value(created_at(image.created))),
                 ("Size", value(human_size(image.size))),
                 ("Containers", value(count(image.containers))),
-                ("VirtualSize", value(human_size(image.size))),
+                ("VirtualSize", value(human_size4(image.size))),
                 ("SharedSize", value(size(image.shared_size))),
                 ("UniqueSize", value(size(unique))),
             ]));

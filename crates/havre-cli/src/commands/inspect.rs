@@ -1,13 +1,12 @@
 //! `inspect`, `container inspect`, `image inspect`.
 
 use havre_client::{Client, ClientError, Method, Query};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::App;
 use crate::failure::{Failure, describe};
 use crate::format::json::indent;
-use crate::format::template::{Format, from_json};
+use crate::format::template::Format;
 use crate::output;
 use crate::spec::{Args, Arity, Command, Flag, switch, text};
 
@@ -46,6 +45,10 @@ pub(super) const IMAGE_INSPECT: Command = Command {
     examples: &[],
     run: |app, args| inspect(app, args, Some("image")),
 };
+
+/// What `--type` may say.
+const TYPES: [&str; 10] =
+    ["config", "container", "image", "network", "node", "plugin", "secret", "service", "task", "volume"];
 
 /// The fields that Docker leaves out when empty but knows: a template may ask for them.
 const KNOWN: &[(&str, &[&str])] = &[
@@ -105,21 +108,10 @@ fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {
     let typed = args.text("type");
     let kind = kind.or((!typed.is_empty()).then_some(typed));
     if let Some(kind) = kind
-        && ![
-            "container",
-            "image",
-            "network",
-            "volume",
-            "node",
-            "plugin",
-            "secret",
-            "service",
-            "task",
-            "config",
-        ]
-        .contains(&kind)
+        && !TYPES.contains(&kind)
     {
-        return Err(Failure::plain(format!("\"{kind}\" is not a valid value for --type")));
+        let list = TYPES.map(|name| format!("\"{name}\"")).join(", ");
+        return Err(Failure::plain(format!("unknown type: \"{kind}\": must be one of {list}")));
     }
     let format = match args.text("format") {
         "" => None,
@@ -144,11 +136,7 @@ fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {
                 let text = if args.text("format") == "json" {
                     object.get().to_owned()
                 } else {
-                    let mut value: Value = serde_json::from_str(object.get()).map_err(|error| {
-                        Failure::plain(format!("the daemon's answer cannot be read: {error}"))
-                    })?;
-                    complete(&mut value);
-                    format.render(&from_json(&value)).map_err(|failure| {
+                    format.object(object.get(), KNOWN).map_err(|failure| {
                         Failure::plain(
                             failure.message.replace("failed to execute template", "template parsing error"),
                         )
@@ -168,15 +156,4 @@ fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {
         }
     }
     if errors.is_empty() { Ok(0) } else { Err(Failure::plain(errors.join("\n"))) }
-}
-
-/// Adds the known fields that the answer left out, as null.
-fn complete(value: &mut Value) {
-    for (parent, names) in KNOWN {
-        let object = if parent.is_empty() { Some(&mut *value) } else { value.get_mut(parent) };
-        let Some(Value::Object(map)) = object else { continue };
-        for name in *names {
-            map.entry(*name).or_insert(Value::Null);
-        }
-    }
 }

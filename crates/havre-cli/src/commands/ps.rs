@@ -58,7 +58,7 @@ fn ps(app: &App, args: &Args) -> Result<u8, Failure> {
     if format.is_empty() && !args.on("quiet") {
         format = configured;
     }
-    let size = args.on("size") || format.contains(".Size");
+    let size = args.on("size") || format.contains(".Size") || format.contains("json .}}");
     let source = match format.as_str() {
         "" | "table" if args.on("quiet") => "{{.ID}}".to_owned(),
         "" | "table" if size => format!("{TABLE}\t{{{{.Size}}}}"),

@@ -78,8 +78,12 @@ fn version(app: &App, args: &Args) -> Result<u8, Failure> {
         let object = value_of([("Client", from_json(&client)), ("Server", from_json(&server))].into_iter());
         output::line(&format.render(&object)?)?;
     } else {
+        let lowered = match havre_api::ApiVersion::CURRENT {
+            current if current == api => String::new(),
+            current => format!(" (downgraded from {current})"),
+        };
         let mut out = format!(
-            "Client: Havre\n Version:           {CLI_VERSION}\n API version:       {api}\n Git commit:        {commit}\n OS/Arch:           {}/{}\n",
+            "Client: Havre\n Version:           {CLI_VERSION}\n API version:       {api}{lowered}\n Git commit:        {commit}\n OS/Arch:           {}/{}\n",
             std::env::consts::OS,
             arch()
         );
@@ -170,12 +174,15 @@ fn info(app: &App, args: &Args) -> Result<u8, Failure> {
     }
 }
 
+/// Stands for the value of a line that has none.
+const HEADING: &str = "\0";
+
 fn info_text(info: &InfoResponse) -> String {
     let mut out = String::new();
-    let mut line = |depth: usize, name: &str, text: &str| {
-        if !text.is_empty() {
-            writeln!(out, "{}{name}: {}", " ".repeat(depth), harmless(text)).ok();
-        }
+    let mut line = |depth: usize, name: &str, text: &str| match text {
+        "" => {}
+        HEADING => drop(writeln!(out, "{}{name}", " ".repeat(depth))),
+        text => drop(writeln!(out, "{}{name}: {}", " ".repeat(depth), harmless(text))),
     };
     line(1, "Containers", &info.containers.to_string());
     line(2, "Running", &info.containers_running.to_string());
@@ -198,7 +205,7 @@ fn info_text(info: &InfoResponse) -> String {
         ("Log", &plugins.log),
     ];
     if lists.iter().any(|(_, list)| list.as_ref().is_some_and(|list| !list.is_empty())) {
-        line(1, "Plugins", " ");
+        line(1, "Plugins:", HEADING);
     }
     for (name, list) in lists {
         line(2, name, &list.as_ref().map(|list| list.join(" ")).unwrap_or_default());
@@ -212,13 +219,13 @@ fn info_text(info: &InfoResponse) -> String {
     line(1, "runc version", &info.runc_commit.id);
     line(1, "init version", &info.init_commit.id);
     if !info.security_options.is_empty() {
-        line(1, "Security Options", " ");
+        line(1, "Security Options:", HEADING);
     }
     for option in &info.security_options {
         // `name=seccomp,profile=builtin`
         let mut parts = option.split(',');
         let name = parts.next().unwrap_or_default();
-        line(2, name.strip_prefix("name=").unwrap_or(name), " ");
+        line(2, name.strip_prefix("name=").unwrap_or(name), HEADING);
         for part in parts {
             let (key, text) = part.split_once('=').unwrap_or((part, ""));
             line(3, if key == "profile" { "Profile" } else { key }, text);
@@ -242,6 +249,5 @@ fn info_text(info: &InfoResponse) -> String {
     }
     line(1, "Experimental", &info.experimental_build.to_string());
     line(1, "Live Restore Enabled", &info.live_restore_enabled.to_string());
-    // Headings were given a space so as not to be skipped; it must not show.
-    out.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    out
 }

@@ -1,9 +1,10 @@
 //! Go templates for `--format`, with the functions Docker adds.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gotmpl::{MissingKey, Template, Value};
+use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 
@@ -13,6 +14,70 @@ pub(crate) type Fields = BTreeMap<&'static str, Value>;
 /// A text value.
 pub(crate) fn text(value: impl AsRef<str>) -> Value {
     Value::String(value.as_ref().into())
+}
+
+/// The JSON text of objects that a template may print whole, by the address of the object: a template's
+/// map is sorted and unescaped, the daemon's text is neither.
+#[derive(Clone, Default)]
+struct Originals(Arc<Mutex<HashMap<usize, String>>>);
+
+impl Originals {
+    fn keep(&self, value: &Value, text: String) {
+        if let Value::Map(map) = value {
+            // A panic cannot leave a map of texts half done.
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::as_ptr(map).addr(), text);
+        }
+    }
+
+    /// The value as JSON.
+    fn json(&self, value: &Value) -> String {
+        match value {
+            Value::Map(map) => {
+                let kept = self
+                    .0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get(&Arc::as_ptr(map).addr())
+                    .cloned();
+                kept.unwrap_or_else(|| to_json(value).to_string())
+            }
+            Value::List(list) => {
+                let items: Vec<String> = list.iter().map(|item| self.json(item)).collect();
+                format!("[{}]", items.join(","))
+            }
+            _ => to_json(value).to_string(),
+        }
+    }
+
+    /// Reads JSON, remembering the text of every object in it.
+    fn read(&self, text: &str) -> Result<Value, serde_json::Error> {
+        Ok(match text.as_bytes().first() {
+            Some(b'{') => {
+                let members: BTreeMap<&str, Box<RawValue>> = match serde_json::from_str(text) {
+                    Ok(members) => members,
+                    // A name with escapes in it cannot be borrowed.
+                    Err(_) => return serde_json::from_str(text).map(|value| from_json(&value)),
+                };
+                let mut map = BTreeMap::new();
+                for (name, member) in members {
+                    map.insert(name.into(), self.read(member.get())?);
+                }
+                let value = Value::Map(Arc::new(map));
+                self.keep(&value, text.to_owned());
+                value
+            }
+            Some(b'[') => {
+                let items: Vec<Box<RawValue>> = serde_json::from_str(text)?;
+                Value::List(items.iter().map(|item| self.read(item.get())).collect::<Result<_, _>>()?)
+            }
+            _ => from_json(&serde_json::from_str(text)?),
+        })
+    }
+}
+
+/// Go escapes these in the JSON of a row.
+fn escape_html(text: &str) -> String {
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 /// JSON as a template value.
@@ -68,7 +133,7 @@ fn title(word: &str) -> String {
         .collect()
 }
 
-fn with_functions(template: Template, header: bool) -> Template {
+fn with_functions(template: Template, header: bool, originals: Originals) -> Template {
     let base = template
         .func("println", |args| {
             let words: Vec<String> = args.iter().map(ToString::to_string).collect();
@@ -99,7 +164,7 @@ fn with_functions(template: Template, header: bool) -> Template {
             .func("upper", same)
             .func("truncate", same);
     }
-    base.func("json", |args| Ok(text(args.first().map(to_json).unwrap_or_default().to_string())))
+    base.func("json", move |args| Ok(text(args.first().map_or("null".into(), |value| originals.json(value)))))
         .func("split", |args| {
             let (word, separator) = (string(args, 0), string(args, 1));
             Ok(Value::List(word.split(separator.as_str()).map(text).collect()))
@@ -114,6 +179,7 @@ fn with_functions(template: Template, header: bool) -> Template {
 pub(crate) struct Format {
     template: Template,
     header: Option<Template>,
+    originals: Originals,
 }
 
 impl Format {
@@ -125,19 +191,53 @@ impl Format {
         };
         let source = if source == "json" { "{{json .}}" } else { source };
         let source = source.replace("\\t", "\t").replace("\\n", "\n");
+        let originals = Originals::default();
         let parse = |header| {
-            with_functions(Template::new(""), header)
+            with_functions(Template::new(""), header, originals.clone())
                 .missing_key(MissingKey::Error)
                 .parse(&source)
                 .map_err(|error| Failure::plain(format!("failed to parse template: {error}")))
         };
-        Ok(Self { template: parse(false)?, header: if table { Some(parse(true)?) } else { None } })
+        Ok(Self { template: parse(false)?, header: if table { Some(parse(true)?) } else { None }, originals })
+    }
+
+    /// The text of one object as the daemon sent it. `known` names, per parent, the fields that may be
+    /// absent: a template may ask for them all the same.
+    pub(crate) fn object(&self, json: &str, known: &[(&str, &[&'static str])]) -> Result<String, Failure> {
+        let mut value = self
+            .originals
+            .read(json)
+            .map_err(|error| Failure::plain(format!("the daemon's answer cannot be read: {error}")))?;
+        for (parent, names) in known {
+            let Value::Map(root) = &mut value else { break };
+            let target = if parent.is_empty() { Some(&value) } else { root.get(*parent) };
+            let Some(Value::Map(map)) = target else { continue };
+            let mut completed = (**map).clone();
+            for name in *names {
+                completed.entry((*name).into()).or_insert(Value::Nil);
+            }
+            let before = self.originals.json(&Value::Map(map.clone()));
+            let completed = Value::Map(Arc::new(completed));
+            self.originals.keep(&completed, before);
+            if parent.is_empty() {
+                value = completed;
+            } else if let Value::Map(root) = &mut value {
+                let text = self.originals.json(&Value::Map(root.clone()));
+                let mut copy = (**root).clone();
+                copy.insert((*parent).into(), completed);
+                value = Value::Map(Arc::new(copy));
+                self.originals.keep(&value, text);
+            }
+        }
+        self.render(&value)
     }
 
     /// The text of one object.
     pub(crate) fn render(&self, value: &Value) -> Result<String, Failure> {
         self.template
             .execute_to_string(value)
+            // Only a known field without a value prints so: an unknown one is an error.
+            .map(|text| text.replace("<no value>", "<nil>"))
             .map_err(|error| Failure::plain(format!("failed to execute template: {error}")))
     }
 
@@ -154,7 +254,9 @@ impl Format {
             lines.push(line.map_err(|error| Failure::plain(format!("failed to execute template: {error}")))?);
         }
         for row in rows {
-            lines.push(self.render(&value_of(row.into_iter()))?);
+            let value = value_of(row.into_iter());
+            self.originals.keep(&value, escape_html(&to_json(&value).to_string()));
+            lines.push(self.render(&value)?);
         }
         if self.header.is_some() {
             return Ok(super::table::align(&lines));
@@ -193,6 +295,21 @@ mod tests {
             ("table {{.Name}}\\t{{.Name}}", "NAME      NAME\nweb       web\n"),
         ] {
             assert_eq!(render(format), want, "{format}");
+        }
+    }
+
+    #[test]
+    fn objects_keep_the_order_of_the_daemon() {
+        let json = r#"{"State":{"Running":true,"Dead":false,"L":[{"z":1,"a":"<"}]}}"#;
+        let known: &[(&str, &[&str])] = &[("", &["Size"]), ("State", &["Health"])];
+        for (format, want) in [
+            ("{{json .State}}", r#"{"Running":true,"Dead":false,"L":[{"z":1,"a":"<"}]}"#),
+            ("{{json .State.L}}", r#"[{"z":1,"a":"<"}]"#),
+            ("{{json .}}", json),
+            ("{{.State.Health}} {{.Size}} {{if .State.Health}}x{{end}}", "<nil> <nil> "),
+            ("{{.State.Running}}", "true"),
+        ] {
+            assert_eq!(Format::parse(format).unwrap().object(json, known).unwrap(), want, "{format}");
         }
     }
 
