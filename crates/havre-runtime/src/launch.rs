@@ -278,6 +278,9 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
                 } else {
                     None
                 };
+                if idmap.is_some() {
+                    give_to_root_inside(&upper, &namespaces)?;
+                }
                 let layers = Layers { lowers, upper: &upper, work: &work, volatile };
                 (fscontext::overlay(&layers, idmap.as_ref())?, target)
             }
@@ -339,6 +342,24 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
         link,
         child_link,
     })
+}
+
+/// The root folder of an overlay is the upper one: it belongs to whom it belongs to inside, seen from here.
+fn give_to_root_inside(upper: &Path, namespaces: &namespaces::Plan) -> Result<(), RuntimeError> {
+    let outside = |ranges: &[Range], id: u32| {
+        ranges.iter().find_map(|(inside, outside, size)| {
+            let offset = id.checked_sub(*inside).filter(|offset| offset < size)?;
+            outside.checked_add(offset)
+        })
+    };
+    let step = || format!("give {} to the container", upper.display());
+    let stat = rustix::fs::stat(upper).step_with(step)?;
+    let (uid, gid) = (outside(&namespaces.uids, stat.st_uid), outside(&namespaces.gids, stat.st_gid));
+    // Ids that the container does not have were given before.
+    if let (Some(uid), Some(gid)) = (uid, gid) {
+        std::os::unix::fs::chown(upper, Some(uid), Some(gid)).step_with(step)?;
+    }
+    Ok(())
 }
 
 /// The state that hooks read.
