@@ -198,7 +198,8 @@ fn become_process(
     link: &mut Link,
     watch: Stopwatch,
 ) -> Result<Infallible, RuntimeError> {
-    launch::begin("exec")?;
+    link.wait()?;
+    launch::begin(None)?;
     if kinds.contains(Namespaces::USER) {
         launch::become_root(&[], &[])?;
     }

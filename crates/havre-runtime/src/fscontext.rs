@@ -100,20 +100,17 @@ pub(crate) enum RootTree {
 /// An overlay of these layers, with their ids mapped by `idmap`.
 pub(crate) fn overlay(layers: &Layers<'_>, idmap: Option<&OwnedFd>) -> Result<RootTree, RuntimeError> {
     let mapped = idmap.map(|namespace| MappedLayers::new(layers, namespace)).transpose()?;
-    let paths = mapped.as_ref().map_or_else(
-        || (layers.lowers.to_vec(), layers.upper.to_owned(), layers.work.to_owned()),
-        MappedLayers::paths,
-    );
-    let (lowers, upper, work) = &paths;
+    let lowers = mapped.as_ref().map_or_else(|| layers.lowers.to_vec(), MappedLayers::paths);
+    let (upper, work) = (layers.upper, layers.work);
     let context =
         rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step("open the overlay file system")?;
     let one_by_one = || -> rustix::io::Result<OwnedFd> {
         rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
-        for lower in lowers {
+        for lower in &lowers {
             rustix::mount::fsconfig_set_string(&context, "lowerdir+", lower.as_path())?;
         }
-        rustix::mount::fsconfig_set_string(&context, "upperdir", upper.as_path())?;
-        rustix::mount::fsconfig_set_string(&context, "workdir", work.as_path())?;
+        rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
+        rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
         if layers.volatile {
             rustix::mount::fsconfig_set_flag(&context, "volatile")?;
         }
@@ -161,18 +158,13 @@ fn classic_options(layers: &Layers<'_>) -> Result<String, RuntimeError> {
     Ok(options)
 }
 
-/// Layers seen through idmapped mounts, named by descriptors of this process.
-struct MappedLayers {
-    lowers: Vec<OwnedFd>,
-    /// Upper and work folder must be on one mount.
-    writable: OwnedFd,
-    upper: PathBuf,
-    work: PathBuf,
-}
+/// Lower layers seen through idmapped mounts, named by descriptors of this process. The upper folder cannot be
+/// mapped, because the kernel works in it as the host's root: what the container writes has its outer ids.
+struct MappedLayers(Vec<OwnedFd>);
 
 impl MappedLayers {
     fn new(layers: &Layers<'_>, namespace: &OwnedFd) -> Result<Self, RuntimeError> {
-        let map = |path: &Path| -> Result<OwnedFd, RuntimeError> {
+        let map = |path: &PathBuf| -> Result<OwnedFd, RuntimeError> {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)
                 .step_with(|| format!("open layer {}", path.display()))?;
@@ -181,24 +173,11 @@ impl MappedLayers {
                 .step_with(|| format!("map the ids of {}", path.display()))?;
             Ok(tree)
         };
-        let parent = layers.upper.parent().unwrap_or(Path::new("/"));
-        let below = |path: &Path| {
-            path.strip_prefix(parent).map(Path::to_owned).map_err(|_| {
-                RuntimeError::invalid("root", "upper and work folder need a common parent to map ids")
-            })
-        };
-        Ok(Self {
-            lowers: layers.lowers.iter().map(|path| map(path)).collect::<Result<_, _>>()?,
-            writable: map(parent)?,
-            upper: below(layers.upper)?,
-            work: below(layers.work)?,
-        })
+        Ok(Self(layers.lowers.iter().map(map).collect::<Result<_, _>>()?))
     }
 
-    fn paths(&self) -> (Vec<PathBuf>, PathBuf, PathBuf) {
+    fn paths(&self) -> Vec<PathBuf> {
         use std::os::fd::AsRawFd;
-        let own = |fd: &OwnedFd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-        let writable = own(&self.writable);
-        (self.lowers.iter().map(own).collect(), writable.join(&self.upper), writable.join(&self.work))
+        self.0.iter().map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).collect()
     }
 }

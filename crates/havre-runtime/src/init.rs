@@ -5,11 +5,10 @@
 //! nothing, and is started from a sealed copy, so that what runs beside it cannot change it.
 
 use std::ffi::{CString, OsString};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
-use havre_sys::process::{Program, Spawn};
+use havre_sys::process::Program;
 use rustix::process::{Signal, WaitOptions};
 
 /// The name under which the binary takes this role.
@@ -37,7 +36,8 @@ fn mind(program: &CString, arguments: &[CString]) -> std::io::Result<u8> {
         .collect();
     // Blocked from before the child exists, so that none is lost.
     havre_sys::signal::block_all()?;
-    let child = havre_sys::process::spawn(&Spawn::default(), || {
+    // The container's filter is in force already, and Docker's hides clone3.
+    let child = havre_sys::process::fork(|| {
         // The program is in front, in a group of its own, as if nobody stood above it.
         let _not_leader = rustix::process::setpgid(None, None);
         if rustix::termios::isatty(rustix::stdio::stdin()) {
@@ -53,12 +53,12 @@ fn mind(program: &CString, arguments: &[CString]) -> std::io::Result<u8> {
     loop {
         let signal = havre_sys::signal::wait_any()?;
         if signal != Signal::CHILD.as_raw() {
-            // The program may have ended a moment ago.
-            let _ended = havre_sys::signal::pidfd_kill(child.pidfd.as_fd(), signal);
+            // Nobody else reaps it, so the number is still its own.
+            let _ended = havre_sys::signal::kill(child.as_raw_nonzero().get(), signal);
             continue;
         }
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if pid == child.pid {
+            if pid == child {
                 let code =
                     status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
                 return Ok(u8::try_from(code.unwrap_or(125)).unwrap_or(125));

@@ -278,6 +278,9 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
                 } else {
                     None
                 };
+                if idmap.is_some() {
+                    give_to_root_inside(&upper, &namespaces)?;
+                }
                 let layers = Layers { lowers, upper: &upper, work: &work, volatile };
                 (fscontext::overlay(&layers, idmap.as_ref())?, target)
             }
@@ -339,6 +342,24 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
         link,
         child_link,
     })
+}
+
+/// The root folder of an overlay is the upper one: it belongs to whom it belongs to inside, seen from here.
+fn give_to_root_inside(upper: &Path, namespaces: &namespaces::Plan) -> Result<(), RuntimeError> {
+    let outside = |ranges: &[Range], id: u32| {
+        ranges.iter().find_map(|(inside, outside, size)| {
+            let offset = id.checked_sub(*inside).filter(|offset| offset < size)?;
+            outside.checked_add(offset)
+        })
+    };
+    let step = || format!("give {} to the container", upper.display());
+    let stat = rustix::fs::stat(upper).step_with(step)?;
+    let (uid, gid) = (outside(&namespaces.uids, stat.st_uid), outside(&namespaces.gids, stat.st_gid));
+    // Ids that the container does not have were given before.
+    if let (Some(uid), Some(gid)) = (uid, gid) {
+        std::os::unix::fs::chown(upper, Some(uid), Some(gid)).step_with(step)?;
+    }
+    Ok(())
 }
 
 /// The state that hooks read.
@@ -523,7 +544,12 @@ impl Parent<'_> {
 
     /// What only the parent may do for a child in another user namespace.
     fn set_up_users(&self, pid: Pid) -> Result<(), RuntimeError> {
-        let Users::Other(maps) = self.users else { return Ok(()) };
+        let maps = match self.users {
+            Users::Other(maps) => maps,
+            // One that a helper made waits until it is known here: what it says must come after that.
+            Users::Ours if self.has_helper => return self.link.go(),
+            Users::Ours => return Ok(()),
+        };
         let number = pid.as_raw_nonzero().get();
         for (resource, soft, hard) in finish::limits(self.process)? {
             havre_sys::process::set_limit(number, resource, soft, hard)
@@ -598,10 +624,13 @@ impl Setup<'_, '_> {
         link: &mut Link,
         mut watch: Stopwatch,
     ) -> Result<Infallible, RuntimeError> {
-        begin(self.id)?;
-        if self.namespaces.has_users() {
+        begin(Some(self.id))?;
+        if self.namespaces.has_users() || self.namespaces.needs_helper() {
             link.wait()?;
-        } else if let Some(score) = finish.process.oom_score_adj {
+        }
+        if !self.namespaces.has_users()
+            && let Some(score) = finish.process.oom_score_adj
+        {
             lsm::write(&finish.proc, "self/oom_score_adj", &score.to_string())
                 .step("set process.oomScoreAdj")?;
         }
@@ -685,11 +714,12 @@ impl Setup<'_, '_> {
 }
 
 /// What every child does first: nothing of the caller's session, signals and keys stays.
-pub(crate) fn begin(id: &str) -> Result<(), RuntimeError> {
+pub(crate) fn begin(id: Option<&str>) -> Result<(), RuntimeError> {
     havre_sys::signal::reset_all().step("reset signals")?;
     rustix::process::setsid().step("make a session")?;
-    let name = CString::new(format!("_ses.{id}")).map_err(|_| RuntimeError::invalid("id", "it has a NUL"))?;
-    match havre_sys::keyring::join_session(&name) {
+    let name = id.map(|id| CString::new(format!("_ses.{id}"))).transpose();
+    let name = name.map_err(|_| RuntimeError::invalid("id", "it has a NUL"))?;
+    match havre_sys::keyring::join_session(name.as_deref()) {
         // A kernel without keys has none to hide.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOSYS.raw_os_error()) => Ok(()),
         other => other.step("make a session keyring"),

@@ -89,8 +89,23 @@ pub struct Spawned {
 
 /// Whether this process has one thread only.
 pub fn is_single_threaded() -> io::Result<bool> {
-    // The folder has one link for each thread besides its own two.
-    Ok(rustix::fs::stat("/proc/self/task")?.st_nlink <= 3)
+    Ok(never_had_threads() || rustix::fs::stat("/proc/self/task")?.st_nlink <= 3)
+}
+
+/// What the C library knows without asking the kernel, and still knows where /proc is another's.
+#[cfg(target_env = "gnu")]
+fn never_had_threads() -> bool {
+    unsafe extern "C" {
+        // sys/single_threaded.h, since glibc 2.32.
+        static __libc_single_threaded: libc::c_char;
+    }
+    // SAFETY: the C library defines the variable, and only changes it when this thread makes the first other.
+    unsafe { (&raw const __libc_single_threaded).read_volatile() != 0 }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn never_had_threads() -> bool {
+    false
 }
 
 /// Makes a child that runs `child` on a copy of this process's memory and ends with it.
@@ -132,6 +147,27 @@ where
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no pid"))?;
     Ok(Spawned { pid, pidfd })
+}
+
+/// Makes a child in the plainest way, for where a filter hides clone3. It runs `child` on a copy of this
+/// process's memory and ends with it. The calling process must be single threaded (an error otherwise).
+pub fn fork<F>(child: F) -> io::Result<Pid>
+where
+    F: FnOnce() -> std::convert::Infallible,
+{
+    if !is_single_threaded()? {
+        return Err(io::Error::other("a process with several threads cannot be copied"));
+    }
+    // SAFETY: this process has one thread, so the copy is in a consistent state.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let _panicked = catch_unwind(AssertUnwindSafe(child));
+        exit_now(70);
+    }
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Pid::from_raw(pid).ok_or_else(|| io::Error::other("no pid"))
 }
 
 /// Ends the process at once: no destructors, no buffers flushed.

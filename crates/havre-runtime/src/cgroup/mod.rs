@@ -24,7 +24,7 @@ use rustix::event::{PollFd, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
-pub use layout::{Layout, Version};
+pub use layout::{Hierarchy, Layout, Version};
 
 use crate::error::{RuntimeError, Step};
 
