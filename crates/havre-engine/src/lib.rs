@@ -1,1 +1,76 @@
 //! Container and exec lifecycle, events, restart policies, recovery.
+//!
+//! Invariants: what was acknowledged survives the daemon, and creation and removal survive power loss;
+//! a container's run survives the daemon; the engine knows nothing of HTTP, of any wire format, of
+//! builds or clusters.
+
+mod container;
+mod containers;
+mod error;
+mod error_text;
+mod etc;
+mod events;
+mod filters;
+mod index;
+mod launcher;
+mod link;
+mod merged;
+mod names;
+mod plan;
+mod record;
+mod recovery;
+mod restart;
+pub mod signal;
+pub mod spec;
+mod state;
+
+use std::sync::Arc;
+
+use havre_image::Images;
+use havre_store::db::Db;
+
+pub use container::ExecView;
+pub use containers::{Containers, CreateRequest, WaitFor};
+pub use error::EngineError;
+pub use events::{Events, Happening};
+pub use havre_runtime::shim::protocol::{AttachSpec, FailureKind};
+pub use launcher::Settings;
+pub use merged::Merged;
+pub use plan::protected_paths;
+pub use record::{Changing, Fixed, View};
+pub use state::State;
+
+/// The services of an engine.
+pub struct Engine {
+    /// Containers and execs.
+    pub containers: Containers,
+    /// Images.
+    pub images: Arc<Images>,
+    /// What happened.
+    pub events: Arc<Events>,
+    /// What the daemon decided for all containers.
+    pub settings: Settings,
+}
+
+impl Engine {
+    /// Opens the engine on its state and recovers every container.
+    pub async fn open(settings: Settings, images: Arc<Images>, db: Arc<Db>) -> Result<Self, EngineError> {
+        let events = Arc::new(Events::default());
+        let index = Arc::new(index::Index::default());
+        let launcher = Arc::new(launcher::Launcher::new(
+            settings.clone(),
+            Arc::clone(&images),
+            Arc::clone(&events),
+            index,
+            Arc::clone(&db),
+        )?);
+        let containers = Containers::new(Arc::clone(&launcher));
+        recovery::recover(&launcher, &containers, &db).await?;
+        Ok(Self { containers, images, events, settings })
+    }
+
+    /// Lets go of everything; containers keep running.
+    pub async fn shutdown(&self) {
+        self.containers.close().await;
+    }
+}

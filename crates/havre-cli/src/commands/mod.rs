@@ -1,0 +1,301 @@
+//! The commands: their table, how one is found, and the help of the groups.
+
+mod exec;
+mod images;
+mod inspect;
+mod lifecycle;
+mod logs;
+mod ps;
+mod run;
+mod system;
+mod transfer;
+
+use std::fmt::Write as _;
+
+#[cfg(test)]
+pub(crate) use run::RUN;
+
+use crate::failure::Failure;
+use crate::global;
+use crate::output;
+use crate::spec::{self, Command, nearest};
+
+/// What `--format` takes.
+pub(crate) const FORMAT_HELP: &str =
+    "Print with a Go template: 'table', 'table TEMPLATE', 'json' or 'TEMPLATE'";
+
+/// Every command that works.
+static COMMANDS: &[&Command] = &[
+    &run::RUN,
+    &exec::EXEC,
+    &ps::PS,
+    &images::IMAGES,
+    &system::VERSION,
+    &system::INFO,
+    &exec::ATTACH,
+    &run::CREATE,
+    &images::HISTORY,
+    &transfer::IMPORT,
+    &inspect::INSPECT,
+    &lifecycle::KILL,
+    &transfer::LOAD,
+    &logs::LOGS,
+    &lifecycle::PAUSE,
+    &lifecycle::PORT,
+    &lifecycle::RENAME,
+    &lifecycle::RESTART,
+    &lifecycle::RM,
+    &images::RMI,
+    &transfer::SAVE,
+    &run::START,
+    &lifecycle::STOP,
+    &images::TAG,
+    &lifecycle::TOP,
+    &lifecycle::UNPAUSE,
+    &lifecycle::WAIT,
+    &inspect::CONTAINER_INSPECT,
+    &inspect::IMAGE_INSPECT,
+    &lifecycle::CONTAINER_PRUNE,
+    &images::IMAGE_PRUNE,
+];
+
+/// Groups of commands: name and what it is about.
+const GROUPS: [(&str, &str); 3] =
+    [("container", "Manage containers"), ("image", "Manage images"), ("system", "Manage the engine")];
+
+/// Commands of Docker's that wait for a later version.
+const LATER: &[&str] = &[
+    "build",
+    "pull",
+    "push",
+    "login",
+    "logout",
+    "search",
+    "builder",
+    "buildx",
+    "bake",
+    "checkpoint",
+    "compose",
+    "config",
+    "context",
+    "manifest",
+    "network",
+    "node",
+    "plugin",
+    "secret",
+    "service",
+    "stack",
+    "swarm",
+    "trust",
+    "volume",
+    "commit",
+    "cp",
+    "diff",
+    "events",
+    "export",
+    "stats",
+    "update",
+    "container commit",
+    "container cp",
+    "container diff",
+    "container export",
+    "container stats",
+    "container update",
+    "image build",
+    "image pull",
+    "image push",
+    "system df",
+    "system events",
+    "system prune",
+    "system dial-stdio",
+    "completion",
+];
+
+/// The commands that a root help lists first.
+const COMMON: [&str; 6] = ["run", "exec", "ps", "images", "version", "info"];
+
+/// What a command line names.
+pub(crate) enum Found {
+    /// A command, the name it was called by, and the words behind it.
+    Command(&'static Command, String, Vec<String>),
+    /// Everything was answered.
+    Done,
+}
+
+fn lookup(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().copied().find(|command| command.names.contains(&name))
+}
+
+/// Finds the command that the first words name.
+pub(crate) fn find(program: &str, mut words: Vec<String>) -> Result<Found, Failure> {
+    if words.first().is_some_and(|word| word == "help") {
+        words.remove(0);
+        if words.is_empty() {
+            output::print(&root_help(program))?;
+            return Ok(Found::Done);
+        }
+        words.push("--help".into());
+    }
+    let mut words = words.into_iter();
+    let first = words.next().unwrap_or_default();
+    if let Some(command) = lookup(&first) {
+        return Ok(Found::Command(command, first, words.collect()));
+    }
+    if LATER.contains(&first.as_str()) {
+        return Err(later(program, &first));
+    }
+    let Some((group, about)) = GROUPS.iter().find(|(name, _)| *name == first) else {
+        let names = COMMANDS.iter().flat_map(|command| command.names.iter().copied());
+        return Err(unknown(program, "", &first, names.filter(|name| !name.contains(' '))));
+    };
+    let Some(second) = words.next() else {
+        output::complain(group_help(program, group, about).trim_end());
+        return Ok(Found::Done);
+    };
+    if second == "--help" || second == "-h" {
+        output::print(&group_help(program, group, about))?;
+        return Ok(Found::Done);
+    }
+    if second.starts_with('-') {
+        return Err(Failure::usage(format!(
+            "unknown flag: {second}\n\nUsage:  {program} {group} COMMAND\n\nRun '{program} {group} --help' for more information"
+        )));
+    }
+    let name = format!("{group} {second}");
+    match lookup(&name) {
+        Some(command) => Ok(Found::Command(command, name, words.collect())),
+        None if LATER.contains(&name.as_str()) => Err(later(program, &name)),
+        None => {
+            let prefix = format!("{group} ");
+            let names = COMMANDS.iter().flat_map(|command| command.names.iter().copied());
+            Err(unknown(program, group, &second, names.filter_map(|name| name.strip_prefix(prefix.as_str()))))
+        }
+    }
+}
+
+fn later(program: &str, name: &str) -> Failure {
+    Failure::plain(format!("not yet supported: {program} {name}"))
+}
+
+fn unknown<'a>(program: &str, group: &str, word: &str, names: impl Iterator<Item = &'a str>) -> Failure {
+    let path = if group.is_empty() { program.to_owned() } else { format!("{program} {group}") };
+    let mut message = format!("{program}: unknown command: {path} {word}\n");
+    if let Some(near) = nearest(word, names) {
+        write!(message, "\nDid you mean: {path} {near}\n").ok();
+    }
+    if !group.is_empty() {
+        write!(message, "\nUsage:  {path}\n").ok();
+    }
+    write!(message, "\nRun '{path} --help' for more information").ok();
+    Failure::plain(message)
+}
+
+fn listing(out: &mut String, rows: &[(&str, &str)]) {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(11);
+    for (name, about) in rows {
+        writeln!(out, "  {name:width$} {about}").ok();
+    }
+}
+
+fn group_help(program: &str, group: &str, about: &str) -> String {
+    let prefix = format!("{group} ");
+    let mut rows: Vec<(&str, &str)> = COMMANDS
+        .iter()
+        .filter_map(|command| {
+            command
+                .names
+                .iter()
+                .find_map(|name| name.strip_prefix(prefix.as_str()))
+                .map(|name| (name, command.about))
+        })
+        .collect();
+    rows.sort_unstable();
+    let mut out = format!("Usage:  {program} {group} COMMAND\n\n{about}\n\nCommands:\n");
+    listing(&mut out, &rows);
+    write!(out, "\nRun '{program} {group} COMMAND --help' for more information on a command.\n").ok();
+    out
+}
+
+/// The help of the program itself.
+pub(crate) fn root_help(program: &str) -> String {
+    let mut rows: Vec<(&str, &str)> = COMMANDS
+        .iter()
+        .filter_map(|command| {
+            command.names.iter().find(|name| !name.contains(' ')).map(|name| (*name, command.about))
+        })
+        .collect();
+    let mut common = Vec::new();
+    for name in COMMON {
+        common.extend(rows.iter().position(|row| row.0 == name).map(|index| rows.remove(index)));
+    }
+    rows.push(("daemon", "Run the engine in the foreground"));
+    rows.sort_unstable();
+    let mut out =
+        format!("Usage:  {program} [OPTIONS] COMMAND\n\nRun and manage containers\n\nCommon Commands:\n");
+    listing(&mut out, &common);
+    out.push_str("\nManagement Commands:\n");
+    listing(&mut out, &GROUPS);
+    out.push_str("\nCommands:\n");
+    listing(&mut out, &rows);
+    write!(out, "\nGlobal Options:\n{}", spec::options(&global::visible_flags())).ok();
+    write!(out, "\nRun '{program} COMMAND --help' for more information on a command.\n").ok();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn called(line: &str) -> String {
+        match find("havre", words(line)) {
+            Ok(Found::Command(command, _, _)) => command.names[0].to_owned(),
+            Ok(Found::Done) => "done".into(),
+            Err(failure) => failure.message.lines().next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    #[test]
+    fn names_and_aliases_lead_to_the_same_command() {
+        for (line, name) in [
+            ("run x", "container run"),
+            ("container run x", "container run"),
+            ("container ps", "container ls"),
+            ("container list", "container ls"),
+            ("ps", "container ls"),
+            ("rmi x", "image rm"),
+            ("image remove x", "image rm"),
+            ("system info", "system info"),
+            ("help run", "container run"),
+        ] {
+            assert_eq!(called(line), name, "{line}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_later_commands_are_told_apart() {
+        assert_eq!(called("build ."), "not yet supported: havre build");
+        assert_eq!(called("container cp a b"), "not yet supported: havre container cp");
+        assert_eq!(called("runn"), "havre: unknown command: havre runn");
+        assert_eq!(called("container foo"), "havre: unknown command: havre container foo");
+        let Err(failure) = find("havre", words("runn")) else { panic!("found") };
+        assert!(failure.message.contains("Did you mean: havre run\n"), "{}", failure.message);
+    }
+
+    #[test]
+    fn no_flag_is_declared_twice_in_a_command() {
+        for command in COMMANDS {
+            let mut longs: Vec<_> = command.flags().map(|flag| flag.long).collect();
+            let mut shorts: Vec<_> = command.flags().filter_map(|flag| flag.short).collect();
+            let counts = (longs.len(), shorts.len());
+            longs.sort_unstable();
+            longs.dedup();
+            shorts.sort_unstable();
+            shorts.dedup();
+            assert_eq!((longs.len(), shorts.len()), counts, "{}", command.names[0]);
+        }
+    }
+}

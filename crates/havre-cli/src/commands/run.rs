@@ -1,0 +1,505 @@
+//! `run`, `create`, `start`.
+//!
+//! The order of `run` decides what is seen: attached and waiting are settled before the start, so no
+//! output and no exit is missed. Attach and wait travel together on connections of their own.
+
+use std::io::Write as _;
+
+use havre_api::container::WaitResponse;
+use havre_client::{AttachOptions, Client, ClientError, Waiting};
+use tokio::time::{Duration, timeout};
+
+use crate::App;
+use crate::config;
+use crate::container::{Creation, creation, flags};
+use crate::failure::{Failure, describe, file_error};
+use crate::output;
+use crate::session::{Plan, Session};
+use crate::signals::{Signals, exit_code};
+use crate::spec::{Args, Arity, Command, switch, text};
+use crate::terminal::{self, DetachKeys, Raw};
+
+pub(crate) const RUN: Command = Command {
+    names: &["container run", "run"],
+    arguments: "IMAGE [COMMAND] [ARG...]",
+    about: "Create and run a new container from an image",
+    flags: &[flags::SHARED, flags::RUN],
+    arity: Arity::AtLeast(1),
+    trailing: true,
+    examples: &[
+        "run --rm hello",
+        "run --rm -it busybox sh",
+        "run -d --name web --restart unless-stopped -v /srv/www:/www:ro busybox httpd -f -h /www",
+    ],
+    run,
+};
+
+pub(super) const CREATE: Command = Command {
+    names: &["container create", "create"],
+    arguments: "IMAGE [COMMAND] [ARG...]",
+    about: "Create a new container",
+    flags: &[flags::SHARED],
+    arity: Arity::AtLeast(1),
+    trailing: true,
+    examples: &["create --name job busybox sh -c 'echo done'"],
+    run: create,
+};
+
+pub(super) const START: Command = Command {
+    names: &["container start", "start"],
+    arguments: "CONTAINER [CONTAINER...]",
+    about: "Start one or more stopped containers",
+    flags: &[&[
+        switch("attach", "Attach STDOUT and STDERR and pass signals on").short('a'),
+        text("checkpoint", "Restore from this checkpoint").hidden(),
+        text("checkpoint-dir", "Directory of the checkpoint").hidden(),
+        text("detach-keys", "Keys that detach (default ctrl-p,ctrl-q)"),
+        switch("interactive", "Attach STDIN").short('i'),
+    ]],
+    arity: Arity::AtLeast(1),
+    trailing: false,
+    examples: &["start web", "start -ai job"],
+    run: start,
+};
+
+/// How long a removal that a failed start caused is waited for.
+const REMOVAL: Duration = Duration::from_secs(10);
+
+/// A failure before the container's process runs, in the form scripts know.
+fn early(app: &App, args: &Args, message: &str) -> Failure {
+    early_with(app, args, 125, message)
+}
+
+fn early_with(app: &App, args: &Args, code: u8, message: &str) -> Failure {
+    let program = &app.program;
+    Failure::new(
+        code,
+        format!("{program}: {message}\n\nRun '{program} {} --help' for more information", args.called),
+    )
+}
+
+/// A wrong value of a flag reads like a wrong flag; everything else like a failed command.
+fn refused(app: &App, args: &Args, command: &Command, reason: &str) -> Failure {
+    if reason.starts_with("invalid argument ") {
+        let (program, called) = (&app.program, &args.called);
+        let usage = command.usage(program, called);
+        return Failure::usage(format!(
+            "{reason}\n\nUsage:  {usage}\n\nRun '{program} {called} --help' for more information"
+        ));
+    }
+    early(app, args, reason)
+}
+
+/// The reference with the tag that is meant when none is given.
+fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains(':') || last.contains('@') { image.to_owned() } else { format!("{image}:latest") }
+}
+
+/// The exit code for a start that failed, by what the daemon says.
+fn start_failure_code(message: &str) -> u8 {
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if says(&[
+        "executable file not found",
+        "no such file or directory",
+        "system cannot find the file specified",
+    ]) {
+        127
+    } else if says(&["permission denied", "is a directory", "exec format error"]) {
+        126
+    } else {
+        125
+    }
+}
+
+/// The file that `--cidfile` names; removed again when no id was written.
+struct CidFile {
+    path: String,
+    written: bool,
+}
+
+impl CidFile {
+    fn reserve(path: &str) -> Result<Option<Self>, String> {
+        if path.is_empty() {
+            return Ok(None);
+        }
+        let created = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+        match created {
+            Ok(_) => Ok(Some(Self { path: path.into(), written: false })),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(format!(
+                "container ID file found, make sure the other container isn't running or delete {path}"
+            )),
+            Err(error) => {
+                Err(format!("failed to create the container ID file: {}", file_error("open", path, &error)))
+            }
+        }
+    }
+
+    fn fill(&mut self, id: &str) -> Result<(), String> {
+        let mut file =
+            std::fs::OpenOptions::new().write(true).open(&self.path).map_err(|error| error.to_string())?;
+        file.write_all(id.as_bytes()).map_err(|error| {
+            format!("failed to write the container ID to the file ({}): {error}", self.path)
+        })?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if !self.written {
+            std::fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+/// Creates the container and returns its id.
+async fn create_container(
+    app: &App,
+    client: &Client,
+    args: &Args,
+    command: &Command,
+    detached: bool,
+) -> Result<(String, Creation), Failure> {
+    let creation =
+        creation(args, detached, terminal::size()).map_err(|reason| refused(app, args, command, &reason))?;
+    let pull = args.text("pull");
+    if !matches!(pull, "" | "always" | "missing" | "never") {
+        return Err(early(
+            app,
+            args,
+            &format!("invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\""),
+        ));
+    }
+    let mut cid = CidFile::reserve(args.text("cidfile")).map_err(|reason| early(app, args, &reason))?;
+    if pull == "always" {
+        return Err(early(app, args, "not yet supported: pulling images"));
+    }
+    let created = match client.create(&creation.name, &creation.platform, &creation.request).await {
+        Ok(created) => created,
+        Err(ClientError::Api { status: 404, message })
+            if pull != "never" && message.contains("No such image") =>
+        {
+            output::complain(&format!(
+                "Unable to find image '{}' locally",
+                with_tag(&creation.request.config.image)
+            ));
+            return Err(early(app, args, "not yet supported: pulling images"));
+        }
+        Err(error) => return Err(early(app, args, &describe(&error))),
+    };
+    for warning in &created.warnings {
+        output::complain(&format!("WARNING: {warning}"));
+    }
+    if let Some(cid) = &mut cid {
+        cid.fill(&created.id).map_err(|reason| early(app, args, &reason))?;
+    }
+    Ok((created.id, creation))
+}
+
+fn create(app: &App, args: &Args) -> Result<u8, Failure> {
+    app.block(async {
+        let client = app.client().await?;
+        let (id, _) = create_container(app, client, args, &CREATE, false).await?;
+        output::line(&id)?;
+        Ok(0)
+    })
+}
+
+/// The keys that detach: the flag, else the configuration file, else Docker's.
+pub(super) fn detach_keys(app: &App, args: &Args) -> Result<(String, DetachKeys), Failure> {
+    let mut text = args.text("detach-keys").to_owned();
+    if text.is_empty() {
+        text = config::file(&app.global)?.detach_keys;
+    }
+    let keys = DetachKeys::parse(&text)
+        .map_err(|reason| Failure::plain(format!("invalid detach keys ({text}): {reason}")))?;
+    Ok((text, keys))
+}
+
+fn run(app: &App, args: &Args) -> Result<u8, Failure> {
+    let detached = args.on("detach");
+    if detached && args.given("attach") {
+        return Err(Failure::plain("conflicting options: cannot specify both --attach and --detach"));
+    }
+    let tty = args.on("tty");
+    if tty && !detached && args.on("interactive") && !terminal::input_is_terminal() {
+        return Err(Failure::plain("the input device is not a TTY"));
+    }
+    app.block(async {
+        let client = app.client().await?;
+        if detached {
+            let (id, _) = create_container(app, client, args, &RUN, true).await?;
+            client.start(&id, "").await.map_err(|error| start_failed(app, args, &error))?;
+            output::line(&id)?;
+            return Ok(0);
+        }
+        let (id, creation) = create_container(app, client, args, &RUN, false).await?;
+        let config = &creation.request.config;
+        let (keys, detach) =
+            if tty { detach_keys(app, args)? } else { (String::new(), DetachKeys::standard()) };
+        let attach = AttachOptions {
+            stdin: config.attach_stdin,
+            stdout: config.attach_stdout,
+            stderr: config.attach_stderr,
+            logs: false,
+            detach_keys: keys,
+        };
+        let job = Job {
+            client,
+            id: &id,
+            attach,
+            tty,
+            detach,
+            proxy: args.on_by_default("sig-proxy") && !tty,
+            condition: if args.on("rm") { "removed" } else { "next-exit" },
+            start: true,
+        };
+        match job.run().await {
+            Ok(outcome) => outcome.code(),
+            Err(Broken::Start(error)) => Err(start_failed(app, args, &error)),
+            Err(Broken::Other(failure)) => Err(failure),
+        }
+    })
+}
+
+fn start_failed(app: &App, args: &Args, error: &ClientError) -> Failure {
+    let text = describe(error);
+    let code = if error.status().is_some() { start_failure_code(&text) } else { 125 };
+    early_with(app, args, code, &text)
+}
+
+/// How a session ended.
+pub(super) enum Outcome {
+    /// The process ended.
+    Exited(WaitResponse),
+    /// The user detached.
+    Detached,
+    /// A signal ended the CLI.
+    Signalled(&'static str),
+}
+
+impl Outcome {
+    fn code(self) -> Result<u8, Failure> {
+        match self {
+            Self::Exited(WaitResponse { error: Some(error), .. }) => Err(Failure::new(125, error.message)),
+            Self::Exited(response) => Ok(u8::try_from(response.status_code & 0xff).unwrap_or(125)),
+            Self::Detached => Ok(0),
+            Self::Signalled(name) => Ok(exit_code(name)),
+        }
+    }
+}
+
+/// Why a session could not be held.
+pub(super) enum Broken {
+    Start(ClientError),
+    Other(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Broken {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// One attached container.
+pub(super) struct Job<'a> {
+    pub(super) client: &'a Client,
+    pub(super) id: &'a str,
+    pub(super) attach: AttachOptions,
+    pub(super) tty: bool,
+    pub(super) detach: DetachKeys,
+    pub(super) proxy: bool,
+    pub(super) condition: &'a str,
+    pub(super) start: bool,
+}
+
+impl Job<'_> {
+    /// Attaches, waits, starts, and copies until the end.
+    pub(super) async fn run(&self) -> Result<Outcome, Broken> {
+        let raw_input = self.tty && self.attach.stdin && terminal::input_is_terminal();
+        let mut signals = match () {
+            () if self.proxy => Signals::proxied()?,
+            () if raw_input => Signals::ending()?,
+            () => Signals::none(),
+        };
+        let attached = self.attach.stdin || self.attach.stdout || self.attach.stderr;
+        let attaching = async {
+            if attached { self.client.attach(self.id, &self.attach).await.map(Some) } else { Ok(None) }
+        };
+        let (hijacked, waiting) = tokio::join!(attaching, self.client.wait(self.id, self.condition));
+        let (hijacked, waiting) = (hijacked?, waiting?);
+        let raw = raw_input.then(Raw::enter);
+        let plan = Plan {
+            input: self.attach.stdin,
+            terminal: self.tty,
+            detach: raw_input.then(|| self.detach.clone()),
+        };
+        let mut session = match hijacked {
+            Some(hijacked) => Some(Session::start(hijacked, plan)?),
+            None => None,
+        };
+        if self.start
+            && let Err(error) = self.client.start(self.id, &self.attach.detach_keys).await
+        {
+            drop(raw);
+            if self.condition == "removed" {
+                timeout(REMOVAL, waiting.exit()).await.ok();
+            }
+            return Err(Broken::Start(error));
+        }
+        if self.tty {
+            if !self.start || terminal::size().is_some() {
+                self.resize().await;
+            }
+            signals.catch_resize()?;
+        }
+        let outcome = self.mind(waiting, session.as_mut(), &mut signals).await;
+        drop(raw);
+        outcome
+    }
+
+    async fn resize(&self) {
+        if let Some((rows, columns)) = terminal::size() {
+            // A container that has just ended has no size; nothing is lost.
+            self.client.resize(self.id, rows, columns).await.ok();
+        }
+    }
+
+    /// Minds signals, output and the exit until all is said.
+    async fn mind(
+        &self,
+        waiting: Waiting<'_>,
+        session: Option<&mut Session>,
+        signals: &mut Signals,
+    ) -> Result<Outcome, Broken> {
+        let mut exit = std::pin::pin!(waiting.exit());
+        let mut ended = None;
+        let Some(session) = session else {
+            loop {
+                tokio::select! {
+                    response = &mut exit => return Ok(Outcome::Exited(response?)),
+                    name = signals.next() => self.signal(name).await,
+                }
+            }
+        };
+        let mut output_open = true;
+        loop {
+            if let (Some(_), false) = (&ended, output_open) {
+                break;
+            }
+            tokio::select! {
+                result = &mut session.output, if output_open => {
+                    output_open = false;
+                    if let Ok(Err(error)) = result {
+                        return Err(Failure::from(error).into());
+                    }
+                }
+                Ok(()) = &mut session.detached => return Ok(Outcome::Detached),
+                response = &mut exit, if ended.is_none() => ended = Some(response?),
+                name = signals.next() => {
+                    if name != "WINCH" && !self.proxy {
+                        return Ok(Outcome::Signalled(name));
+                    }
+                    self.signal(name).await;
+                }
+            }
+        }
+        Ok(ended.map_or(Outcome::Detached, Outcome::Exited))
+    }
+
+    async fn signal(&self, name: &'static str) {
+        if name == "WINCH" {
+            self.resize().await;
+        } else {
+            // The container may have ended in between.
+            self.client.kill(self.id, name).await.ok();
+        }
+    }
+}
+
+fn start(app: &App, args: &Args) -> Result<u8, Failure> {
+    if args.given("checkpoint") || args.given("checkpoint-dir") {
+        return Err(Failure::plain("not yet supported: --checkpoint"));
+    }
+    let (attach, interactive) = (args.on("attach"), args.on("interactive"));
+    app.block(async {
+        let client = app.client().await?;
+        if !attach && !interactive {
+            return super::lifecycle::each(&args.rest, "start containers", async |name| {
+                client.start(name, "").await
+            })
+            .await;
+        }
+        let [name] = args.rest.as_slice() else {
+            return Err(Failure::plain("you cannot start and attach multiple containers at once"));
+        };
+        let container = client.inspect(name).await?;
+        let tty = container.config.tty;
+        let (keys, detach) = detach_keys(app, args)?;
+        let job = Job {
+            client,
+            id: &container.id,
+            attach: AttachOptions {
+                stdin: interactive && container.config.open_stdin,
+                stdout: true,
+                stderr: true,
+                logs: false,
+                detach_keys: keys,
+            },
+            tty,
+            detach,
+            proxy: !tty,
+            condition: if container.host_config.auto_remove { "removed" } else { "next-exit" },
+            start: !container.state.running,
+        };
+        match job.run().await {
+            Ok(outcome) => outcome.code(),
+            Err(Broken::Start(error)) => Err(Failure::plain(describe(&error))),
+            Err(Broken::Other(failure)) => Err(failure),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_without_tag_means_latest() {
+        for (image, want) in [
+            ("busybox", "busybox:latest"),
+            ("host:5000/a", "host:5000/a:latest"),
+            ("a:1", "a:1"),
+            ("a@sha256:0", "a@sha256:0"),
+        ] {
+            assert_eq!(with_tag(image), want);
+        }
+    }
+
+    #[test]
+    fn failed_starts_have_the_codes_of_a_shell() {
+        for (message, code) in [
+            ("exec: \"foo\": executable file not found in $PATH: unknown", 127),
+            ("exec: \"/foo\": stat /foo: no such file or directory", 127),
+            ("exec: \"/etc\": permission denied", 126),
+            ("exec: \"/etc\": is a directory", 126),
+            ("port is already allocated", 125),
+        ] {
+            assert_eq!(start_failure_code(message), code, "{message}");
+        }
+    }
+
+    #[test]
+    fn an_id_file_is_made_once_and_vanishes_without_an_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cid");
+        let name = path.to_str().unwrap();
+        drop(CidFile::reserve(name).unwrap());
+        assert!(!path.exists());
+        CidFile::reserve(name).unwrap().unwrap().fill("abc").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "abc");
+        assert!(CidFile::reserve(name).is_err());
+    }
+}

@@ -1,0 +1,253 @@
+//! `version` and `info`.
+
+use std::fmt::Write as _;
+
+use gotmpl::Value;
+use havre_api::system::{InfoResponse, VersionResponse};
+
+use crate::App;
+use crate::VERSION as CLI_VERSION;
+use crate::failure::{Failure, describe};
+use crate::format::table::harmless;
+use crate::format::template::{Format, from_json, text as value, value_of};
+use crate::format::units::binary_size;
+use crate::output;
+use crate::spec::{Args, Arity, Command, Flag, text};
+
+const FORMAT: Flag = text("format", "Print with a Go template, or 'json'").short('f');
+
+pub(super) const VERSION: Command = Command {
+    names: &["version"],
+    arguments: "",
+    about: "Show the version information of client and engine",
+    flags: &[&[FORMAT]],
+    arity: Arity::None,
+    trailing: false,
+    examples: &["version --format '{{.Server.Version}}'"],
+    run: version,
+};
+
+pub(super) const INFO: Command = Command {
+    names: &["system info", "info"],
+    arguments: "",
+    about: "Display system-wide information",
+    flags: &[&[FORMAT]],
+    arity: Arity::None,
+    trailing: false,
+    examples: &["info --format '{{.CgroupVersion}}'"],
+    run: info,
+};
+
+/// The processor's name in Go's words.
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn json_of(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure> {
+    serde_json::to_value(value).map_err(|error| Failure::plain(error.to_string()))
+}
+
+fn version(app: &App, args: &Args) -> Result<u8, Failure> {
+    let format = match args.text("format") {
+        "" => None,
+        source => Some(Format::parse(source).map_err(|failure| Failure::new(64, failure.message))?),
+    };
+    let (answer, api) = app.block(async {
+        let client = match app.client().await {
+            Ok(client) => client,
+            Err(failure) => return (Err(failure.message), havre_api::ApiVersion::CURRENT),
+        };
+        let answer = client.server_version().await.map_err(|error| describe(&error));
+        (answer, client.version())
+    });
+    let commit = option_env!("HAVRE_COMMIT").unwrap_or("unknown");
+    if let Some(format) = format {
+        let client = serde_json::json!({
+            "Platform": {"Name": "Havre"}, "Version": CLI_VERSION, "ApiVersion": api.to_string(),
+            "DefaultAPIVersion": havre_api::ApiVersion::CURRENT.to_string(), "GitCommit": commit, "GoVersion": "",
+            "Os": std::env::consts::OS, "Arch": arch(), "BuildTime": "", "Context": "default",
+        });
+        let server = match &answer {
+            Ok(server) => json_of(server)?,
+            Err(_) => serde_json::Value::Null,
+        };
+        let object = value_of([("Client", from_json(&client)), ("Server", from_json(&server))].into_iter());
+        output::line(&format.render(&object)?)?;
+    } else {
+        let lowered = match havre_api::ApiVersion::CURRENT {
+            current if current == api => String::new(),
+            current => format!(" (downgraded from {current})"),
+        };
+        let mut out = format!(
+            "Client: Havre\n Version:           {CLI_VERSION}\n API version:       {api}{lowered}\n Git commit:        {commit}\n OS/Arch:           {}/{}\n",
+            std::env::consts::OS,
+            arch()
+        );
+        if let Ok(server) = &answer {
+            out.push_str(&server_text(server));
+        }
+        output::print(&out)?;
+    }
+    answer.map(|_| 0).map_err(Failure::plain)
+}
+
+fn server_text(server: &VersionResponse) -> String {
+    let name = server.platform.as_ref().map_or("", |platform| platform.name.as_str());
+    let mut out = format!("\nServer: {}\n", harmless(name));
+    let engine = [
+        ("Version", server.version.clone()),
+        ("API version", format!("{} (minimum version {})", server.api_version, server.min_api_version)),
+        ("Git commit", server.git_commit.clone()),
+        ("Built", server.build_time.clone()),
+        ("OS/Arch", format!("{}/{}", server.os, server.arch)),
+        ("Experimental", server.experimental.to_string()),
+    ];
+    out.push_str(" Engine:\n");
+    for (name, text) in engine {
+        writeln!(out, "  {:18}{}", format!("{name}:"), harmless(&text)).ok();
+    }
+    for component in server.components.iter().flatten().filter(|component| component.name != "Engine") {
+        let commit = component
+            .details
+            .as_ref()
+            .and_then(|details| details.get("GitCommit"))
+            .cloned()
+            .unwrap_or_default();
+        writeln!(
+            out,
+            " {}:\n  Version:          {}\n  GitCommit:        {}",
+            harmless(&component.name),
+            harmless(&component.version),
+            harmless(&commit)
+        )
+        .ok();
+    }
+    out
+}
+
+fn info(app: &App, args: &Args) -> Result<u8, Failure> {
+    let format = match args.text("format") {
+        "" => None,
+        source => Some(Format::parse(source).map_err(|failure| Failure::new(64, failure.message))?),
+    };
+    let answer = app.block(async { Ok::<_, Failure>(app.client().await?.info().await?) });
+    if let Some(format) = format {
+        let info = answer?;
+        let mut fields = json_of(&info)?;
+        if let serde_json::Value::Object(map) = &mut fields {
+            map.insert(
+                "ClientInfo".into(),
+                serde_json::json!({"Debug": app.global.debug, "Context": "default", "Version": CLI_VERSION}),
+            );
+        }
+        // Fields that are left out when empty are known all the same.
+        let mut object = from_json(&fields);
+        if let Value::Map(map) = &mut object {
+            let map = std::sync::Arc::make_mut(map);
+            for name in
+                ["Containerd", "FirewallBackend", "DefaultAddressPools", "ProductLicense", "SystemStatus"]
+            {
+                map.entry(name.into()).or_insert(Value::Nil);
+            }
+            map.entry("ServerErrors".into()).or_insert_with(|| Value::List([value("")][..0].into()));
+        }
+        output::line(&format.render(&object)?)?;
+        return Ok(0);
+    }
+    output::print(&format!(
+        "Client: Havre\n Version:    {CLI_VERSION}\n Context:    default\n Debug Mode: {}\n\nServer:\n",
+        app.global.debug
+    ))?;
+    match answer {
+        Ok(info) => {
+            output::print(&info_text(&info))?;
+            for warning in info.warnings.iter().flatten() {
+                output::complain(&harmless(warning));
+            }
+            Ok(0)
+        }
+        Err(failure) => Err(Failure::plain(format!("{}\nerrors pretty printing info", failure.message))),
+    }
+}
+
+/// Stands for the value of a line that has none.
+const HEADING: &str = "\0";
+
+fn info_text(info: &InfoResponse) -> String {
+    let mut out = String::new();
+    let mut line = |depth: usize, name: &str, text: &str| match text {
+        "" => {}
+        HEADING => drop(writeln!(out, "{}{name}", " ".repeat(depth))),
+        text => drop(writeln!(out, "{}{name}: {}", " ".repeat(depth), harmless(text))),
+    };
+    line(1, "Containers", &info.containers.to_string());
+    line(2, "Running", &info.containers_running.to_string());
+    line(2, "Paused", &info.containers_paused.to_string());
+    line(2, "Stopped", &info.containers_stopped.to_string());
+    line(1, "Images", &info.images.to_string());
+    line(1, "Server Version", &info.server_version);
+    line(1, "Storage Driver", &info.driver);
+    for [name, text] in info.driver_status.iter().flatten() {
+        line(2, name, text);
+    }
+    line(1, "Logging Driver", &info.logging_driver);
+    line(1, "Cgroup Driver", &info.cgroup_driver);
+    line(1, "Cgroup Version", &info.cgroup_version);
+    let plugins = &info.plugins;
+    let lists = [
+        ("Volume", &plugins.volume),
+        ("Network", &plugins.network),
+        ("Authorization", &plugins.authorization),
+        ("Log", &plugins.log),
+    ];
+    if lists.iter().any(|(_, list)| list.as_ref().is_some_and(|list| !list.is_empty())) {
+        line(1, "Plugins:", HEADING);
+    }
+    for (name, list) in lists {
+        line(2, name, &list.as_ref().map(|list| list.join(" ")).unwrap_or_default());
+    }
+    line(1, "Swarm", &info.swarm.local_node_state);
+    let runtimes: Vec<&str> = info.runtimes.keys().map(String::as_str).collect();
+    line(1, "Runtimes", &runtimes.join(" "));
+    line(1, "Default Runtime", &info.default_runtime);
+    line(1, "Init Binary", &info.init_binary);
+    line(1, "containerd version", &info.containerd_commit.id);
+    line(1, "runc version", &info.runc_commit.id);
+    line(1, "init version", &info.init_commit.id);
+    if !info.security_options.is_empty() {
+        line(1, "Security Options:", HEADING);
+    }
+    for option in &info.security_options {
+        // `name=seccomp,profile=builtin`
+        let mut parts = option.split(',');
+        let name = parts.next().unwrap_or_default();
+        line(2, name.strip_prefix("name=").unwrap_or(name), HEADING);
+        for part in parts {
+            let (key, text) = part.split_once('=').unwrap_or((part, ""));
+            line(3, if key == "profile" { "Profile" } else { key }, text);
+        }
+    }
+    line(1, "Kernel Version", &info.kernel_version);
+    line(1, "Operating System", &info.operating_system);
+    line(1, "OSType", &info.os_type);
+    line(1, "Architecture", &info.architecture);
+    line(1, "CPUs", &info.n_cpu.to_string());
+    line(1, "Total Memory", &binary_size(info.mem_total));
+    line(1, "Name", &info.name);
+    line(1, "ID", &info.id);
+    line(1, "Docker Root Dir", &info.docker_root_dir);
+    line(1, "Debug Mode", &info.debug.to_string());
+    line(1, "HTTP Proxy", &info.http_proxy);
+    line(1, "HTTPS Proxy", &info.https_proxy);
+    line(1, "No Proxy", &info.no_proxy);
+    if !info.labels.is_empty() {
+        line(1, "Labels", &info.labels.join(" "));
+    }
+    line(1, "Experimental", &info.experimental_build.to_string());
+    line(1, "Live Restore Enabled", &info.live_restore_enabled.to_string());
+    out
+}

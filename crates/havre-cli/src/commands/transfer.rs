@@ -1,0 +1,173 @@
+//! `load`, `import`, `save`: images in and out as archives.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+
+use havre_client::{Progress, Query};
+
+use crate::App;
+use crate::failure::{Failure, file_error};
+use crate::files;
+use crate::format::table::harmless;
+use crate::output;
+use crate::spec::{Args, Arity, Command, list, switch, text};
+
+pub(super) const LOAD: Command = Command {
+    names: &["image load", "load"],
+    arguments: "",
+    about: "Load an image from a tar archive or STDIN",
+    flags: &[&[
+        text("input", "Read from this file instead of STDIN").short('i'),
+        list("platform", "Only this platform"),
+        switch("quiet", "Do not print progress").short('q'),
+    ]],
+    arity: Arity::None,
+    trailing: false,
+    examples: &["load -i busybox.tar", "load < busybox.tar.gz"],
+    run: load,
+};
+
+pub(super) const IMPORT: Command = Command {
+    names: &["image import", "import"],
+    arguments: "file|URL|- [REPOSITORY[:TAG]]",
+    about: "Import the contents from a tarball to create a filesystem image",
+    flags: &[&[
+        list("change", "Apply a Dockerfile instruction to the image").short('c'),
+        text("message", "Message for the image's history").short('m'),
+        text("platform", "Platform of the image"),
+    ]],
+    arity: Arity::AtLeast(1),
+    trailing: false,
+    examples: &["import rootfs.tar.gz base:1", "import -c 'CMD [\"sh\"]' - base:1 < rootfs.tar"],
+    run: import,
+};
+
+pub(super) const SAVE: Command = Command {
+    names: &["image save", "save"],
+    arguments: "IMAGE [IMAGE...]",
+    about: "Save one or more images to a tar archive (streamed to STDOUT by default)",
+    flags: &[&[
+        text("output", "Write to this file instead of STDOUT").short('o'),
+        list("platform", "Only this platform").hidden(),
+    ]],
+    arity: Arity::AtLeast(1),
+    trailing: false,
+    examples: &["save -o busybox.tar busybox"],
+    run: save,
+};
+
+/// Prints what the daemon says while it works; an error it reports ends the command.
+async fn follow(mut progress: Progress<'_>) -> Result<(), Failure> {
+    while let Some(messages) = progress.next().await? {
+        for message in messages {
+            if let Some(detail) = message.error_detail {
+                return Err(Failure::plain(detail.message));
+            }
+            if !message.error.is_empty() {
+                return Err(Failure::plain(message.error));
+            }
+            let stream = message.stream.trim_end_matches('\n');
+            // Bars of bytes would need the terminal; lines that say what happened are enough.
+            match (stream, message.progress_detail.is_none_or(|detail| detail.total == 0)) {
+                ("", true) if !message.status.is_empty() => {
+                    let prefix = if message.id.is_empty() {
+                        String::new()
+                    } else {
+                        format!("{}: ", harmless(&message.id))
+                    };
+                    output::line(&format!("{prefix}{}", harmless(&message.status)))?;
+                }
+                ("", _) => {}
+                (text, _) => output::line(&text.lines().map(harmless).collect::<Vec<_>>().join("\n"))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &str) -> Result<File, Failure> {
+    File::open(path).map_err(|error| Failure::plain(file_error("open", path, &error)))
+}
+
+fn load(app: &App, args: &Args) -> Result<u8, Failure> {
+    let source = match args.text("input") {
+        "" | "-" if std::io::stdin().is_terminal() => {
+            return Err(Failure::plain("requested load from stdin, but stdin is empty"));
+        }
+        "" | "-" => None,
+        path => Some(open(path)?),
+    };
+    app.block(async {
+        let client = app.client().await?;
+        let quiet = args.on("quiet") || !std::io::stdout().is_terminal();
+        let progress = client.load(quiet, args.text("platform"), files::upload(source)?).await?;
+        follow(progress).await
+    })?;
+    Ok(0)
+}
+
+fn import(app: &App, args: &Args) -> Result<u8, Failure> {
+    let source = args.rest.first().map_or("-", String::as_str);
+    let (file, from) = match source {
+        "-" => (None, "-"),
+        url if url.starts_with("http://") || url.starts_with("https://") => (Some(open("/dev/null")?), url),
+        path => (Some(open(path)?), "-"),
+    };
+    let mut query = Query::new("/images/create").with("fromSrc", from);
+    query = query
+        .with_some("repo", args.rest.get(1).map_or("", String::as_str))
+        .with_some("message", args.text("message"))
+        .with_some("platform", args.text("platform"));
+    for change in args.list("change") {
+        query = query.with("changes", change);
+    }
+    app.block(async {
+        let client = app.client().await?;
+        let progress = client.import(&query, files::upload(file)?).await?;
+        follow(progress).await
+    })?;
+    Ok(0)
+}
+
+fn save(app: &App, args: &Args) -> Result<u8, Failure> {
+    if args.given("platform") {
+        return Err(Failure::plain("not yet supported: --platform"));
+    }
+    let path = args.text("output");
+    if path.is_empty() && std::io::stdout().is_terminal() {
+        return Err(Failure::plain("cowardly refusing to save to a terminal. Use the -o flag or redirect"));
+    }
+    app.block(async {
+        let client = app.client().await?;
+        let mut answer = client.save(&args.rest).await?;
+        // Beside the target first, so that a failed save leaves nothing that looks whole.
+        let partial = format!("{path}.partial-{}", std::process::id());
+        let mut out: Box<dyn Write> = if path.is_empty() {
+            Box::new(std::io::stdout())
+        } else {
+            Box::new(
+                File::create(&partial).map_err(|error| Failure::plain(file_error("open", path, &error)))?,
+            )
+        };
+        let copied = async {
+            while let Some(piece) = answer.chunk().await? {
+                out.write_all(&piece)?;
+            }
+            out.flush()?;
+            Ok::<(), Failure>(())
+        }
+        .await;
+        if path.is_empty() {
+            return copied;
+        }
+        let done = copied.and_then(|()| {
+            rustix::fs::rename(&partial, path)
+                .map_err(|error| Failure::plain(file_error("open", path, &error.into())))
+        });
+        if done.is_err() {
+            std::fs::remove_file(&partial).ok();
+        }
+        done
+    })?;
+    Ok(0)
+}

@@ -1,0 +1,11 @@
+//! From the flags of `run` and `create` to the request.
+//!
+//! Invariants: pure but for the files that flags name; every flag is sent or refused, never dropped.
+
+pub(crate) mod flags;
+mod mounts;
+mod ports;
+mod request;
+mod security;
+
+pub(crate) use request::{Creation, creation, environment};

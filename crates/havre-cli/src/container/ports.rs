@@ -1,0 +1,148 @@
+//! `--publish` and `--expose`.
+
+use havre_api::network::{PortBinding, PortMap};
+
+/// First and last port.
+type Range = (u16, u16);
+
+fn range(text: &str) -> Option<Range> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |digits: &str| {
+        if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse::<u16>().ok() } else { None }
+    };
+    let (first, last) = (port(first)?, port(last)?);
+    (first <= last).then_some((first, last))
+}
+
+fn protocol(text: &str) -> Result<(&str, String), String> {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_lowercase();
+    match protocol.as_str() {
+        "tcp" | "udp" | "sctp" => Ok((ports, protocol)),
+        _ => Err(format!("invalid proto: {protocol}")),
+    }
+}
+
+/// The container's ports that `--expose` names, as `80/tcp`.
+pub(super) fn expose(text: &str) -> Result<Vec<String>, String> {
+    let (ports, protocol) = protocol(text)?;
+    let (first, last) = range(ports)
+        .ok_or_else(|| format!("invalid range format for --expose: {text}, error: invalid port"))?;
+    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+}
+
+/// Adds what one `--publish` means.
+pub(super) fn publish(text: &str, map: &mut PortMap) -> Result<(), String> {
+    if text.contains('=') {
+        return publish_long(text, map);
+    }
+    let (address, protocol) = protocol(text)?;
+    let (rest, container) = address.rsplit_once(':').map_or(("", address), |(rest, port)| (rest, port));
+    let (ip, host) = match rest.rsplit_once(':') {
+        Some((ip, host)) => (ip, host),
+        // `[::1]::80` and `1.2.3.4:80` (an address without a port is not one).
+        None => ("", rest),
+    };
+    let ip = ip.trim_start_matches('[').trim_end_matches(']');
+    if container.is_empty() {
+        return Err(format!("no port specified: {text}<empty>"));
+    }
+    let (first, last) = range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
+    if first == 0 {
+        return Err(format!("invalid containerPort: {container}"));
+    }
+    let hosts = match host {
+        "" => None,
+        host => Some(range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?),
+    };
+    if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
+        return Err(format!("invalid IP address: {ip}"));
+    }
+    add(map, ip, hosts, (first, last), &protocol).map_err(|()| {
+        format!("invalid ranges specified for container and host Ports: {container} and {host}")
+    })
+}
+
+/// `target=80,published=8080,protocol=tcp,mode=host`.
+fn publish_long(text: &str, map: &mut PortMap) -> Result<(), String> {
+    let (mut target, mut published, mut protocol) = (None, None, "tcp".to_owned());
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').ok_or_else(|| format!("invalid field: {field}"))?;
+        let port =
+            || range(value).ok_or_else(|| format!("invalid {key} port ({value}): value must be an integer"));
+        match key {
+            "target" => target = Some(port()?),
+            "published" => published = Some(port()?),
+            "protocol" if matches!(value, "tcp" | "udp" | "sctp") => protocol = value.into(),
+            "mode" if matches!(value, "ingress" | "host") => {}
+            _ => return Err(format!("invalid field: {field}")),
+        }
+    }
+    let target = target.ok_or_else(|| "missing mandatory field 'target'".to_owned())?;
+    add(map, "", published, target, &protocol).map_err(|()| format!("invalid ranges: {text}"))
+}
+
+/// A single container port may be given a range of the host to choose from; else the ranges correspond.
+fn add(
+    map: &mut PortMap,
+    ip: &str,
+    hosts: Option<Range>,
+    (first, last): Range,
+    protocol: &str,
+) -> Result<(), ()> {
+    let count = last - first;
+    for offset in 0..=count {
+        let host_port = match hosts {
+            None => String::new(),
+            Some((low, high)) if high - low == count => (low + offset).to_string(),
+            Some((low, high)) if count == 0 => format!("{low}-{high}"),
+            Some(_) => return Err(()),
+        };
+        let binding = PortBinding { host_ip: ip.into(), host_port };
+        map.entry(format!("{}/{protocol}", first + offset))
+            .or_default()
+            .get_or_insert_default()
+            .push(binding);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_read_as_docker_reads_them() {
+        for (text, want) in [
+            ("80", "80/tcp="),
+            ("8080:80", "80/tcp=8080"),
+            ("127.0.0.1:53:53/udp", "53/udp=127.0.0.1,53"),
+            ("[::1]:1:2", "2/tcp=::1,1"),
+            ("127.0.0.1::80", "80/tcp=127.0.0.1,"),
+            ("8000-8001:80-81", "80/tcp=8000 81/tcp=8001"),
+            ("8000-8010:80", "80/tcp=8000-8010"),
+            ("target=80,published=8080", "80/tcp=8080"),
+        ] {
+            let mut map = PortMap::new();
+            publish(text, &mut map).unwrap();
+            let got: Vec<String> = map
+                .iter()
+                .flat_map(|(port, bindings)| bindings.iter().flatten().map(move |b| (port, b)))
+                .map(|(port, b)| match b.host_ip.as_str() {
+                    "" => format!("{port}={}", b.host_port),
+                    ip => format!("{port}={ip},{}", b.host_port),
+                })
+                .collect();
+            assert_eq!(got.join(" "), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in ["abc", "0", "1:99999", "80/icmp", "x:1:2", "1-3:1-2", "", "1:", "target=x"] {
+            assert!(publish(bad, &mut PortMap::new()).is_err(), "{bad}");
+        }
+        assert_eq!(expose("80-81/udp").unwrap(), ["80/udp", "81/udp"]);
+        assert!(expose("x").is_err());
+    }
+}

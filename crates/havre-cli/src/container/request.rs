@@ -1,0 +1,541 @@
+//! The request that the flags describe.
+
+use std::collections::BTreeMap;
+
+use havre_api::Empty;
+use havre_api::container::{Config, CreateRequest, HealthConfig};
+use havre_api::host::{HostConfig, LogConfig, Mount, RestartPolicy};
+use havre_api::network::{EndpointIpamConfig, EndpointSettings, NetworkingConfig};
+
+use super::mounts::{self, Volume};
+use super::{ports, security};
+use crate::files;
+use crate::spec::Args;
+
+/// A container to create.
+pub(crate) struct Creation {
+    pub(crate) name: String,
+    pub(crate) platform: String,
+    pub(crate) request: CreateRequest,
+}
+
+/// Builds the request; `detached` says that nobody will attach, `size` is that of our terminal.
+pub(crate) fn creation(args: &Args, detached: bool, size: Option<(u16, u16)>) -> Result<Creation, String> {
+    for flag in ["gpus", "use-api-socket"] {
+        if args.given(flag) && args.text(flag) != "false" {
+            return Err(format!("not yet supported: --{flag}"));
+        }
+    }
+    let host = host_config(args, size)?;
+    let config = config(args, detached, host.port_bindings.iter().flat_map(|map| map.keys()))?;
+    let networking = networking(args, &host.network_mode)?;
+    Ok(Creation {
+        name: args.text("name").into(),
+        platform: args.text("platform").into(),
+        request: CreateRequest { config, host_config: Some(host), networking_config: Some(networking) },
+    })
+}
+
+fn config<'a>(
+    args: &Args,
+    detached: bool,
+    published: impl Iterator<Item = &'a String>,
+) -> Result<Config, String> {
+    let (mut stdin, mut stdout, mut stderr) = (false, false, false);
+    for stream in args.list("attach") {
+        match stream.to_lowercase().as_str() {
+            "stdin" => stdin = true,
+            "stdout" => stdout = true,
+            "stderr" => stderr = true,
+            _ => {
+                return Err(format!(
+                    "invalid argument \"{stream}\" for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR"
+                ));
+            }
+        }
+    }
+    let interactive = args.on("interactive");
+    if !args.given("attach") && !detached {
+        (stdin, stdout, stderr) = (interactive, true, true);
+    }
+    let mut exposed: BTreeMap<String, Empty> = published.map(|port| (port.clone(), Empty {})).collect();
+    for text in args.list("expose") {
+        exposed.extend(ports::expose(text)?.into_iter().map(|port| (port, Empty {})));
+    }
+    let mut volumes = BTreeMap::new();
+    for text in args.list("volume") {
+        if let Volume::Anonymous(path) = mounts::volume(text)? {
+            volumes.insert(path, Empty {});
+        }
+    }
+    let mut env = Vec::new();
+    for path in args.list("env-file") {
+        env.extend(files::variables(path, true).map_err(|failure| failure.message)?);
+    }
+    env.extend(environment(args.list("env"))?);
+    let mut labels = BTreeMap::new();
+    for path in args.list("label-file") {
+        pairs(&mut labels, &files::variables(path, false).map_err(|failure| failure.message)?);
+    }
+    pairs(&mut labels, args.list("label"));
+    let (image, command) =
+        args.rest.split_first().map_or((String::new(), Vec::new()), |(i, c)| (i.clone(), c.to_vec()));
+    Ok(Config {
+        hostname: args.text("hostname").into(),
+        domainname: args.text("domainname").into(),
+        user: args.text("user").into(),
+        attach_stdin: stdin,
+        attach_stdout: stdout,
+        attach_stderr: stderr,
+        exposed_ports: (!exposed.is_empty()).then_some(exposed),
+        tty: args.on("tty"),
+        open_stdin: interactive,
+        stdin_once: interactive && stdin,
+        env: Some(env),
+        cmd: (!command.is_empty()).then_some(command),
+        healthcheck: health(args)?,
+        image,
+        volumes: Some(volumes),
+        working_dir: args.text("workdir").into(),
+        entrypoint: args.given("entrypoint").then(|| vec![args.text("entrypoint").to_owned()]),
+        mac_address: args.text("mac-address").into(),
+        labels: Some(labels),
+        stop_signal: args.text("stop-signal").into(),
+        stop_timeout: args.number("stop-timeout"),
+        ..Config::default()
+    })
+}
+
+/// `NAME=value`, or a bare name whose value is ours; one we do not have is removed from the image's.
+pub(crate) fn environment(list: &[String]) -> Result<Vec<String>, String> {
+    list.iter()
+        .map(|text| match text.split_once('=') {
+            Some(("", _)) => Err(format!(
+                "invalid argument \"{text}\" for \"-e, --env\" flag: invalid environment variable: {text}"
+            )),
+            Some(_) => Ok(text.clone()),
+            None if text.is_empty() => Err("invalid environment variable: ".into()),
+            None => Ok(std::env::var(text).map_or_else(|_| text.clone(), |value| format!("{text}={value}"))),
+        })
+        .collect()
+}
+
+fn pairs(map: &mut BTreeMap<String, String>, list: &[String]) {
+    for text in list {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        map.insert(name.into(), value.into());
+    }
+}
+
+fn some_pairs(list: &[String]) -> Option<BTreeMap<String, String>> {
+    let mut map = BTreeMap::new();
+    pairs(&mut map, list);
+    (!map.is_empty()).then_some(map)
+}
+
+fn health(args: &Args) -> Result<Option<HealthConfig>, String> {
+    let details = [
+        "health-cmd",
+        "health-interval",
+        "health-timeout",
+        "health-start-period",
+        "health-start-interval",
+        "health-retries",
+    ];
+    let given = details.iter().any(|flag| args.given(flag));
+    if args.on("no-healthcheck") {
+        if given {
+            return Err("--no-healthcheck conflicts with --health-* options".into());
+        }
+        return Ok(Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() }));
+    }
+    if !given {
+        return Ok(None);
+    }
+    for flag in &details[1..] {
+        if args.text(flag).starts_with('-') {
+            return Err(format!("--{flag} cannot be negative"));
+        }
+    }
+    let command = args.text("health-cmd");
+    Ok(Some(HealthConfig {
+        test: (!command.is_empty()).then(|| vec!["CMD-SHELL".into(), command.into()]),
+        interval: args.nanos("health-interval"),
+        timeout: args.nanos("health-timeout"),
+        start_period: args.nanos("health-start-period"),
+        start_interval: args.nanos("health-start-interval"),
+        retries: args.number("health-retries").unwrap_or(0),
+    }))
+}
+
+fn restart(text: &str) -> Result<RestartPolicy, String> {
+    let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
+    let maximum_retry_count = match count {
+        None => 0,
+        Some(count) => count.parse().map_err(|_| {
+            "invalid restart policy format: maximum retry count must be an integer".to_owned()
+        })?,
+    };
+    if name.is_empty() && count.is_some() {
+        return Err("invalid restart policy format: no policy provided before colon".into());
+    }
+    Ok(RestartPolicy { name: if name.is_empty() { "no".into() } else { name.into() }, maximum_retry_count })
+}
+
+/// Reads every value of a flag, or says which was wrong.
+fn each<T>(
+    args: &Args,
+    flag: &str,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<Vec<T>>, String> {
+    let list = args.list(flag);
+    let values: Result<Vec<T>, String> = list.iter().map(|text| read(text)).collect();
+    values.map(|values| (!values.is_empty()).then_some(values))
+}
+
+fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, String> {
+    let restart_policy = restart(args.text("restart"))?;
+    let auto_remove = args.on("rm");
+    if auto_remove && restart_policy.name != "no" {
+        return Err("conflicting options: cannot specify both --restart and --rm".into());
+    }
+    let mut binds = Vec::new();
+    for text in args.list("volume") {
+        if let Volume::Bind(bind) = mounts::volume(text)? {
+            binds.push(bind);
+        }
+    }
+    let mount_list: Option<Vec<Mount>> = each(args, "mount", |text| {
+        mounts::mount(text)
+            .map_err(|reason| format!("invalid argument \"{text}\" for \"--mount\" flag: {reason}"))
+    })?;
+    let tmpfs: BTreeMap<String, String> = args.list("tmpfs").iter().map(|text| mounts::tmpfs(text)).collect();
+    let mut port_bindings = BTreeMap::new();
+    for text in args.list("publish") {
+        ports::publish(text, &mut port_bindings)?;
+    }
+    let (security_opt, open_paths) = security::options(args.list("security-opt"))?;
+    for rule in args.list("device-cgroup-rule") {
+        security::device_rule(rule)?;
+    }
+    let log_config = LogConfig {
+        kind: args.text("log-driver").into(),
+        config: Some(some_pairs(args.list("log-opt")).unwrap_or_default()),
+    };
+    if log_config.kind == "none" && args.given("log-opt") {
+        return Err("invalid logging opts for driver none".into());
+    }
+    let number = |flag: &str| args.number(flag).unwrap_or(0);
+    let size = size.filter(|_| args.on("tty")).unwrap_or((0, 0));
+    let dns_options: Vec<String> = [args.list("dns-option"), args.list("dns-opt")].concat();
+    let nets = [args.list("network"), args.list("net")].concat();
+    let network_mode = match nets.first() {
+        None => "default".to_owned(),
+        Some(text) => network_name(text)?,
+    };
+    Ok(HostConfig {
+        binds: (!binds.is_empty()).then_some(binds),
+        container_id_file: args.text("cidfile").into(),
+        log_config,
+        network_mode,
+        port_bindings: Some(port_bindings),
+        restart_policy,
+        auto_remove,
+        volume_driver: args.text("volume-driver").into(),
+        volumes_from: args.some_list("volumes-from"),
+        console_size: [size.0.into(), size.1.into()],
+        annotations: some_pairs(args.list("annotation")),
+        cap_add: args.some_list("cap-add"),
+        cap_drop: args.some_list("cap-drop"),
+        cgroupns_mode: args.text("cgroupns").into(),
+        dns: Some(args.list("dns").to_vec()),
+        dns_options: Some(dns_options),
+        dns_search: Some(args.list("dns-search").to_vec()),
+        extra_hosts: each(args, "add-host", extra_host)?,
+        group_add: args.some_list("group-add"),
+        ipc_mode: args.text("ipc").into(),
+        links: args.some_list("link"),
+        oom_score_adj: number("oom-score-adj"),
+        pid_mode: args.text("pid").into(),
+        privileged: args.on("privileged"),
+        publish_all_ports: args.on("publish-all"),
+        readonly_rootfs: args.on("read-only"),
+        security_opt: (!security_opt.is_empty()).then_some(security_opt),
+        storage_opt: some_pairs(args.list("storage-opt")),
+        tmpfs: (!tmpfs.is_empty()).then_some(tmpfs),
+        uts_mode: args.text("uts").into(),
+        userns_mode: args.text("userns").into(),
+        shm_size: args.bytes("shm-size"),
+        sysctls: some_pairs(args.list("sysctl")),
+        runtime: args.text("runtime").into(),
+        isolation: args.text("isolation").into(),
+        cpu_shares: number("cpu-shares"),
+        memory: args.bytes("memory"),
+        nano_cpus: nano_cpus(args.text("cpus"))?,
+        cgroup_parent: args.text("cgroup-parent").into(),
+        blkio_weight: u16::try_from(number("blkio-weight")).map_err(|_| {
+            format!(
+                "invalid argument \"{}\" for \"--blkio-weight\" flag: value out of range",
+                args.text("blkio-weight")
+            )
+        })?,
+        blkio_weight_device: each(args, "blkio-weight-device", security::weight)?,
+        blkio_device_read_bps: each(args, "device-read-bps", |text| security::throttle(text, true))?,
+        blkio_device_write_bps: each(args, "device-write-bps", |text| security::throttle(text, true))?,
+        blkio_device_read_iops: each(args, "device-read-iops", |text| security::throttle(text, false))?,
+        blkio_device_write_iops: each(args, "device-write-iops", |text| security::throttle(text, false))?,
+        cpu_period: number("cpu-period"),
+        cpu_quota: number("cpu-quota"),
+        cpu_realtime_period: number("cpu-rt-period"),
+        cpu_realtime_runtime: number("cpu-rt-runtime"),
+        cpuset_cpus: args.text("cpuset-cpus").into(),
+        cpuset_mems: args.text("cpuset-mems").into(),
+        devices: each(args, "device", security::device)?,
+        device_cgroup_rules: args.some_list("device-cgroup-rule"),
+        kernel_memory: args.bytes("kernel-memory"),
+        memory_reservation: args.bytes("memory-reservation"),
+        memory_swap: args.bytes("memory-swap"),
+        memory_swappiness: args.number("memory-swappiness").filter(|n| *n != -1),
+        oom_kill_disable: args.on("oom-kill-disable").then_some(true),
+        pids_limit: args.number("pids-limit"),
+        ulimits: each(args, "ulimit", |text| {
+            security::ulimit(text)
+                .map_err(|reason| format!("invalid argument \"{text}\" for \"--ulimit\" flag: {reason}"))
+        })?,
+        cpu_count: number("cpu-count"),
+        cpu_percent: number("cpu-percent"),
+        io_maximum_iops: u64::try_from(number("io-maxiops")).unwrap_or(0),
+        io_maximum_bandwidth: u64::try_from(args.bytes("io-maxbandwidth")).unwrap_or(0),
+        mounts: mount_list,
+        masked_paths: open_paths.then(Vec::new),
+        readonly_paths: open_paths.then(Vec::new),
+        init: args.given("init").then(|| args.on("init")),
+        ..HostConfig::default()
+    })
+}
+
+/// `1.5` CPUs in billionths.
+fn nano_cpus(text: &str) -> Result<i64, String> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > 9 {
+        return Err(format!("invalid argument \"{text}\" for \"--cpus\" flag: value is too precise"));
+    }
+    let wrong = || {
+        format!(
+            "invalid argument \"{text}\" for \"--cpus\" flag: failed to parse {text} as a rational number"
+        )
+    };
+    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| wrong())? };
+    let fraction: i64 = format!("{fraction:0<9}").parse().map_err(|_| wrong())?;
+    whole.checked_mul(1_000_000_000).and_then(|nanos| nanos.checked_add(fraction)).ok_or_else(wrong)
+}
+
+/// `host:ip`, `host=ip` or `host:host-gateway`.
+fn extra_host(text: &str) -> Result<String, String> {
+    let wrong = || {
+        format!("invalid argument \"{text}\" for \"--add-host\" flag: bad format for add-host: \"{text}\"")
+    };
+    let (name, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(wrong)?;
+    let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    if name.is_empty() {
+        return Err(wrong());
+    }
+    if address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err() {
+        return Err(format!(
+            "invalid argument \"{text}\" for \"--add-host\" flag: invalid IP address in add-host: \"{address}\""
+        ));
+    }
+    Ok(format!("{name}:{address}"))
+}
+
+/// The network's name in a simple or in a long `--network`.
+fn network_name(text: &str) -> Result<String, String> {
+    if !text.contains('=') {
+        return Ok(text.to_owned());
+    }
+    text.split(',').find_map(|field| field.strip_prefix("name=")).map(str::to_owned).ok_or_else(|| {
+        format!("invalid argument \"{text}\" for \"--network\" flag: network name/id is not specified")
+    })
+}
+
+fn networking(args: &Args, network_mode: &str) -> Result<NetworkingConfig, String> {
+    let mut endpoints = BTreeMap::new();
+    for text in [args.list("network"), args.list("net")].concat() {
+        if text.contains('=') {
+            let (name, settings) = endpoint(&text)?;
+            endpoints.insert(name, Some(settings));
+        } else if endpoints.insert(text.clone(), Some(EndpointSettings::default())).is_some() {
+            return Err(format!("network \"{text}\" is specified multiple times"));
+        }
+    }
+    // The flags beside --network belong to the first network.
+    let aliases = [args.list("network-alias"), args.list("net-alias")].concat();
+    let ipam = EndpointIpamConfig {
+        ipv4_address: args.text("ip").into(),
+        ipv6_address: args.text("ip6").into(),
+        link_local_ips: args.some_list("link-local-ip"),
+    };
+    let mac = args.text("mac-address");
+    if !aliases.is_empty() || ipam != EndpointIpamConfig::default() || !mac.is_empty() {
+        let first = endpoints.entry(network_mode.to_owned()).or_default().get_or_insert_default();
+        if !aliases.is_empty() {
+            first.aliases.get_or_insert_default().extend(aliases);
+        }
+        if ipam != EndpointIpamConfig::default() {
+            first.ipam_config = Some(ipam);
+        }
+        first.mac_address = mac.into();
+    }
+    Ok(NetworkingConfig { endpoints_config: Some(endpoints) })
+}
+
+/// `name=net,alias=a,ip=1.2.3.4,driver-opt=k=v`.
+fn endpoint(text: &str) -> Result<(String, EndpointSettings), String> {
+    let mut settings = EndpointSettings::default();
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').ok_or_else(|| {
+            format!("invalid argument \"{text}\" for \"--network\" flag: invalid field {field}: must be a key=value pair")
+        })?;
+        match key.to_lowercase().as_str() {
+            "name" => {}
+            "alias" => settings.aliases.get_or_insert_default().push(value.into()),
+            "ip" => settings.ipam_config.get_or_insert_default().ipv4_address = value.into(),
+            "ip6" => settings.ipam_config.get_or_insert_default().ipv6_address = value.into(),
+            "link-local-ip" => {
+                settings
+                    .ipam_config
+                    .get_or_insert_default()
+                    .link_local_ips
+                    .get_or_insert_default()
+                    .push(value.into());
+            }
+            "mac-address" => settings.mac_address = value.into(),
+            "gw-priority" => {
+                settings.gw_priority = value.parse().map_err(|_| format!("invalid gw-priority: {value}"))?
+            }
+            "driver-opt" => {
+                let (name, value) = value.split_once('=').unwrap_or((value, ""));
+                settings.driver_opts.get_or_insert_default().insert(name.into(), value.into());
+            }
+            other => {
+                return Err(format!(
+                    "invalid argument \"{text}\" for \"--network\" flag: invalid field key {other}"
+                ));
+            }
+        }
+    }
+    Ok((network_name(text)?, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands;
+
+    fn request(line: &[&str]) -> Result<Creation, String> {
+        let words = line.iter().map(|word| (*word).to_owned()).collect();
+        let args =
+            crate::spec::parse(&commands::RUN, "havre", "run", words).map_err(|failure| failure.message)?;
+        creation(&args.unwrap(), false, Some((24, 80)))
+    }
+
+    #[test]
+    fn flags_end_at_the_image() {
+        let got =
+            request(&["-it", "--rm", "-m", "64m", "--memory-swap", "-1", "busybox", "ls", "-l", "--", "-x"])
+                .unwrap();
+        let host = got.request.host_config.unwrap();
+        let config = got.request.config;
+        assert_eq!(config.cmd.unwrap(), ["ls", "-l", "--", "-x"]);
+        assert!(
+            config.tty && config.open_stdin && config.stdin_once && config.attach_stdin && host.auto_remove
+        );
+        assert_eq!((host.memory, host.memory_swap, host.console_size), (67_108_864, -1, [24, 80]));
+    }
+
+    #[test]
+    fn values_arrive_where_docker_puts_them() {
+        let got = request(&[
+            "--entrypoint",
+            "",
+            "-e",
+            "A=1",
+            "-v",
+            "/a:/b",
+            "-v",
+            "/anon",
+            "-p",
+            "80:80",
+            "--cpus",
+            "0.5",
+            "--init=false",
+            "--restart",
+            "on-failure:3",
+            "--network",
+            "host",
+            "--no-healthcheck",
+            "--label",
+            "x",
+            "--stop-timeout",
+            "0",
+            "--oom-kill-disable=false",
+            "--pids-limit",
+            "-1",
+            "i",
+        ])
+        .unwrap();
+        let (config, host) = (got.request.config, got.request.host_config.unwrap());
+        assert_eq!(config.entrypoint.unwrap(), [""]);
+        assert_eq!(config.env.unwrap(), ["A=1"]);
+        assert!(config.volumes.unwrap().contains_key("/anon"));
+        assert_eq!(host.binds.unwrap(), ["/a:/b"]);
+        assert!(
+            host.port_bindings.unwrap().contains_key("80/tcp")
+                && config.exposed_ports.unwrap().contains_key("80/tcp")
+        );
+        assert_eq!((host.nano_cpus, host.init, host.pids_limit), (500_000_000, Some(false), Some(-1)));
+        assert_eq!(
+            (host.restart_policy.name.as_str(), host.restart_policy.maximum_retry_count),
+            ("on-failure", 3)
+        );
+        assert_eq!(host.network_mode, "host");
+        assert_eq!(config.healthcheck.unwrap().test.unwrap(), ["NONE"]);
+        assert_eq!(config.labels.unwrap()["x"], "");
+        assert_eq!((config.stop_timeout, host.oom_kill_disable), (Some(0), None));
+        assert_eq!(config.cmd, None);
+    }
+
+    #[test]
+    fn wrong_lines_say_what_docker_says() {
+        for (line, message) in [
+            (&["--foo", "i"][..], "unknown flag: --foo"),
+            (&["-Z", "i"], "unknown shorthand flag: 'Z' in -Z"),
+            (&["-itZ", "i"], "unknown shorthand flag: 'Z' in -itZ"),
+            (&["-m", "abc", "i"], "invalid argument \"abc\" for \"-m, --memory\" flag: invalid size: 'abc'"),
+            (
+                &["-c", "x", "i"],
+                "invalid argument \"x\" for \"-c, --cpu-shares\" flag: strconv.ParseInt: parsing \"x\": invalid syntax",
+            ),
+            (
+                &["-d=maybe", "i"],
+                "invalid argument \"maybe\" for \"-d, --detach\" flag: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+            ),
+            (&["--name"], "flag needs an argument: --name"),
+            (&["-m"], "flag needs an argument: 'm' in -m"),
+            (&[], "havre: 'havre run' requires at least 1 argument"),
+            (
+                &["--rm", "--restart", "always", "i"],
+                "conflicting options: cannot specify both --restart and --rm",
+            ),
+            (&["-v", ":::", "i"], "invalid spec: :::: empty section between colons"),
+            (&["-p", "abc", "i"], "invalid containerPort: abc"),
+            (&["--gpus", "all", "i"], "not yet supported: --gpus"),
+        ] {
+            let got = request(line).err().unwrap_or_default();
+            assert_eq!(got.lines().next().unwrap_or_default(), message, "{line:?}");
+        }
+    }
+}

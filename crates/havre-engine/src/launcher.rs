@@ -1,0 +1,361 @@
+//! From a record to a running shim, and everything that a container leaves behind back to nothing.
+//!
+//! Invariants: what a container owns on the machine carries its id: the run folder, the folder in the
+//! data root, the writable layer, the control group. Removal of each is idempotent; what is absent
+//! counts as removed.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Instant;
+
+use havre_base::{ContainerId, ContainerName, ExecId};
+use havre_image::Images;
+use havre_oci::runtime::{LinuxCapabilities, Process};
+use havre_runtime::capabilities::{self, CapabilitySet};
+use havre_runtime::cgroup::Cgroup;
+use havre_runtime::shim::protocol::{Exit, LogConfig, RootConfig, ShimConfig};
+use havre_store::db::{Batch, Db};
+use tokio::sync::oneshot;
+
+use crate::EngineError;
+use crate::container::{Attachment, log_path};
+use crate::events::Events;
+use crate::filters::Filters;
+use crate::index::Index;
+use crate::link::{self, CLIENTS_AT_START, Link};
+use crate::plan::{self, Facts};
+use crate::record::Fixed;
+use crate::spec::{ExecSpec, IpcMode, MountKind, NetworkMode, SeccompSpec, Sharing};
+
+/// What the daemon decides for all containers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Persistent state.
+    pub data_root: PathBuf,
+    /// State that a restart of the machine may lose.
+    pub exec_root: PathBuf,
+    /// Parent control group, as `/havre`.
+    pub cgroup_parent: String,
+    /// Our own reaper as process 1 unless a container says otherwise.
+    pub default_init: bool,
+    /// `no-new-privileges` unless a container says otherwise.
+    pub no_new_privileges: bool,
+    /// The profile of containers that name none.
+    pub seccomp: SeccompSpec,
+}
+
+/// A started shim.
+pub(crate) struct Launched {
+    pub(crate) link: Link,
+    pub(crate) child: Child,
+    pub(crate) timings: Vec<(String, u64)>,
+    /// Clients for which the start had no room.
+    pub(crate) more_clients: Vec<Attachment>,
+}
+
+/// What every container's task shares.
+pub(crate) struct Launcher {
+    pub(crate) settings: Settings,
+    pub(crate) images: Arc<Images>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) index: Arc<Index>,
+    db: Arc<Db>,
+    filters: Filters,
+    facts: Facts,
+    /// A sealed copy of our own program.
+    binary: OwnedFd,
+}
+
+impl Launcher {
+    pub(crate) fn new(
+        settings: Settings,
+        images: Arc<Images>,
+        events: Arc<Events>,
+        index: Arc<Index>,
+        db: Arc<Db>,
+    ) -> Result<Self, EngineError> {
+        let own = std::fs::File::open("/proc/self/exe").map_err(EngineError::io("open", "/proc/self/exe"))?;
+        let binary = havre_sys::memfd::sealed_copy(own).map_err(EngineError::io("copy", "/proc/self/exe"))?;
+        let facts = Facts {
+            time_namespace: Path::new("/proc/self/ns/time").exists(),
+            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            apparmor: Path::new("/sys/kernel/security/apparmor/profiles").exists(),
+            apparmor_default: apparmor_profile_loaded("docker-default"),
+            ..Facts::default()
+        };
+        for path in [settings.exec_root.join("containers"), settings.exec_root.join("rootfs")] {
+            std::fs::create_dir_all(&path).map_err(EngineError::io("create", &path))?;
+        }
+        Ok(Self { settings, images, events, index, db, filters: Filters::default(), facts, binary })
+    }
+
+    /// The folder of a container's sockets and state.
+    pub(crate) fn run_dir(&self, id: &ContainerId) -> PathBuf {
+        self.settings.exec_root.join("containers").join(id.as_str())
+    }
+
+    /// The folder of a container's persistent files.
+    pub(crate) fn data_dir(&self, id: &ContainerId) -> PathBuf {
+        self.settings.data_root.join("containers").join(id.as_str())
+    }
+
+    /// The control group of a container.
+    pub(crate) fn cgroup_path(&self, fixed: &Fixed) -> String {
+        let parent = fixed.spec.cgroup_parent.as_deref().unwrap_or(&self.settings.cgroup_parent);
+        format!("/{}/{}", parent.trim_matches('/'), fixed.id)
+    }
+
+    pub(crate) fn host_name(&self) -> &str {
+        &self.facts.host_name
+    }
+
+    /// Starts a shim for the container. What this made is removed again by [`Launcher::tidy`].
+    pub(crate) fn launch(&self, fixed: &Fixed, mut clients: Vec<Attachment>) -> Result<Launched, EngineError> {
+        let began = Instant::now();
+        let id = &fixed.id;
+        let data_dir = self.data_dir(id);
+        std::fs::create_dir_all(&data_dir).map_err(EngineError::io("create", &data_dir))?;
+        make_bind_sources(fixed)?;
+        let files = crate::etc::write(&data_dir, fixed)?;
+        let facts = Facts { pids: self.joined(fixed)?, ..self.facts.clone() };
+        let spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;
+        let filter = self.filter(fixed, false)?;
+        let planned = began.elapsed();
+        let writable = self.images.create_writable(id, &fixed.image)?;
+        let layered = began.elapsed();
+        let log = &fixed.spec.log;
+        let run_dir = self.run_dir(id);
+        let config = ShimConfig {
+            id: id.clone(),
+            root: RootConfig::Overlay {
+                lowers: writable.lowers,
+                upper: writable.upper,
+                work: writable.work,
+                volatile: fixed.spec.auto_remove,
+                target: self.settings.exec_root.join("rootfs"),
+            },
+            user: fixed.merged.user.clone(),
+            additional_groups: fixed.spec.group_add.clone(),
+            cgroup: self.cgroup_path(fixed),
+            open_stdin: fixed.spec.open_stdin,
+            stdin_once: fixed.spec.stdin_once,
+            log: (!log.none).then(|| LogConfig {
+                path: log_path(&data_dir, id),
+                max_size: log.max_size,
+                max_file: log.max_file,
+                compress: log.compress,
+            }),
+            run_dir: run_dir.clone(),
+            init: fixed.spec.init.unwrap_or(self.settings.default_init),
+            trace: fixed.merged.labels.contains_key("io.havre.hello"),
+            console: fixed.spec.console,
+            runtime: None,
+            spec,
+        };
+        remove_tree(&run_dir)?;
+        std::fs::create_dir_all(&run_dir).map_err(EngineError::io("create", &run_dir))?;
+        let more_clients = clients.split_off(clients.len().min(CLIENTS_AT_START));
+        let started = link::spawn(
+            self.binary.as_fd(),
+            &config,
+            filter.as_ref().map(|fd| fd.as_fd()),
+            clients,
+        );
+        let (link, child) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                self.tidy(id);
+                return Err(EngineError::io("start a supervisor in", run_dir)(error));
+            }
+        };
+        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let timings = vec![
+            ("plan".to_owned(), nanos(planned)),
+            ("layer".to_owned(), nanos(layered.saturating_sub(planned))),
+            ("supervisor".to_owned(), nanos(began.elapsed().saturating_sub(layered))),
+        ];
+        Ok(Launched { link, child, timings, more_clients })
+    }
+
+    fn filter(&self, fixed: &Fixed, privileged: bool) -> Result<Option<OwnedFd>, EngineError> {
+        let security = &fixed.spec.security;
+        if security.privileged || privileged {
+            return Ok(None);
+        }
+        let caps = capabilities(fixed, false)?;
+        let profile = match &security.seccomp {
+            SeccompSpec::Default => &self.settings.seccomp,
+            own => own,
+        };
+        self.filters.get(profile, caps)
+    }
+
+    /// Process ids of the containers whose namespaces are joined.
+    fn joined(&self, fixed: &Fixed) -> Result<std::collections::BTreeMap<String, i32>, EngineError> {
+        let spec = &fixed.spec;
+        let mut pids = std::collections::BTreeMap::new();
+        let network = match &spec.network {
+            NetworkMode::Container(id) => Some(id),
+            NetworkMode::None | NetworkMode::Host => None,
+        };
+        let pid = match &spec.pid {
+            Sharing::Container(id) => Some(id),
+            Sharing::Private | Sharing::Host => None,
+        };
+        let ipc = match &spec.ipc {
+            IpcMode::Container(id) => Some(id),
+            IpcMode::Private | IpcMode::Shareable | IpcMode::None | IpcMode::Host => None,
+        };
+        for id in [network, pid, ipc].into_iter().flatten() {
+            if let Some(pid) = self.index.find(id.as_str())?.view.borrow().now.state.pid() {
+                pids.insert(id.to_string(), pid);
+            }
+        }
+        Ok(pids)
+    }
+
+    /// The process of an exec, and its filter.
+    pub(crate) fn plan_exec(&self, fixed: &Fixed, exec: &ExecSpec) -> Result<(Process, Option<OwnedFd>), EngineError> {
+        let caps = capabilities(fixed, exec.privileged)?.names();
+        let mut env = fixed.merged.environment(&fixed.hostname, exec.tty);
+        for entry in &exec.env {
+            crate::merged::set_variable(&mut env, entry);
+        }
+        let own = |text: &str, container: &str| if text.is_empty() { container.to_owned() } else { text.to_owned() };
+        let cwd = own(&exec.working_dir, &own(&fixed.merged.working_dir, "/"));
+        let process = Process {
+            terminal: exec.tty,
+            cwd,
+            args: exec.command.clone(),
+            env,
+            capabilities: Some(LinuxCapabilities {
+                bounding: caps.clone(),
+                effective: caps.clone(),
+                permitted: caps,
+                ..LinuxCapabilities::default()
+            }),
+            rlimits: fixed.spec.rlimits.clone(),
+            no_new_privileges: fixed.spec.security.no_new_privileges,
+            oom_score_adj: Some(fixed.spec.oom_score_adj),
+            ..Process::default()
+        };
+        Ok((process, self.filter(fixed, exec.privileged)?))
+    }
+
+    pub(crate) fn freeze(&self, fixed: &Fixed, frozen: bool) -> Result<(), EngineError> {
+        let path = self.cgroup_path(fixed);
+        let done = Cgroup::open(&path).and_then(|cgroup| if frozen { cgroup.freeze() } else { cgroup.thaw() });
+        done.map_err(|error| EngineError::State(havre_base::chain(&error)))
+    }
+
+    /// The exit that a shim recorded before it went.
+    pub(crate) fn recorded_exit(&self, id: &ContainerId) -> Option<Exit> {
+        havre_runtime::shim::read_state(&self.run_dir(id)).ok().flatten().and_then(|status| status.exit)
+    }
+
+    /// Ends what a killed shim left running.
+    pub(crate) fn destroy(&self, fixed: &Fixed) {
+        remove_cgroup(&self.cgroup_path(fixed));
+    }
+
+    /// Removes what a run leaves behind.
+    pub(crate) fn tidy(&self, id: &ContainerId) {
+        if let Err(error) = remove_tree(&self.run_dir(id)) {
+            tracing::error!(container = %id, error = havre_base::chain(&error), "cannot tidy up");
+        }
+    }
+
+    /// Removes everything a container owns on disk.
+    pub(crate) fn remove(&self, id: &ContainerId) {
+        self.tidy(id);
+        if let Err(error) = self.images.remove_writable(id) {
+            tracing::error!(container = %id, error = havre_base::chain(&error), "cannot remove the writable layer");
+        }
+        if let Err(error) = remove_tree(&self.data_dir(id)) {
+            tracing::error!(container = %id, error = havre_base::chain(&error), "cannot remove the data folder");
+        }
+    }
+
+    /// Waits for an ended shim, off the loop: it may still feed a slow client.
+    pub(crate) fn reap(&self, mut child: Child) {
+        tokio::task::spawn_blocking(move || child.wait().map(drop).unwrap_or(()));
+    }
+
+    pub(crate) fn forget(&self, id: &ContainerId, name: &ContainerName) {
+        self.index.remove(id, name);
+    }
+
+    pub(crate) fn remember_exec(&self, exec: &ExecId, owner: &ContainerId) {
+        self.index.insert_exec(exec, owner);
+    }
+
+    pub(crate) fn forget_exec(&self, exec: &ExecId) {
+        self.index.remove_exec(exec);
+    }
+
+    /// Makes a change durable.
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<(), EngineError> {
+        let (done, wait) = oneshot::channel();
+        self.db.submit(batch, Box::new(move |result| done.send(result).map(drop).unwrap_or(())));
+        wait.await.map_err(|_| EngineError::ShuttingDown)?.map_err(EngineError::Store)
+    }
+
+    /// Makes a change durable behind, in order with all others.
+    pub(crate) fn enqueue(&self, batch: Batch) {
+        self.db.enqueue(batch);
+    }
+}
+
+fn capabilities(fixed: &Fixed, privileged: bool) -> Result<CapabilitySet, EngineError> {
+    let security = &fixed.spec.security;
+    capabilities::docker_set(&security.cap_add, &security.cap_drop, security.privileged || privileged)
+        .map_err(|error| EngineError::Invalid(error.to_string()))
+}
+
+/// `-v` makes a missing source; `--mount` refuses it.
+fn make_bind_sources(fixed: &Fixed) -> Result<(), EngineError> {
+    for mount in &fixed.spec.mounts {
+        if let MountKind::Bind { source, create, .. } = &mount.kind {
+            match std::fs::symlink_metadata(source) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && *create => {
+                    std::fs::create_dir_all(source).map_err(EngineError::io("create bind source", source))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(EngineError::Invalid(format!(
+                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                        source.display()
+                    )));
+                }
+                Err(error) => return Err(EngineError::io("look at bind source", source)(error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ends everything in a control group and removes it.
+pub(crate) fn remove_cgroup(path: &str) {
+    let removed = Cgroup::open(path).and_then(|cgroup| {
+        cgroup.kill()?;
+        cgroup.remove()
+    });
+    if let Err(error) = removed {
+        tracing::error!(path, error = havre_base::chain(&error), "cannot remove a control group");
+    }
+}
+
+fn apparmor_profile_loaded(name: &str) -> bool {
+    std::fs::read_to_string("/sys/kernel/security/apparmor/profiles")
+        .is_ok_and(|text| text.lines().any(|line| line.split_whitespace().next() == Some(name)))
+}
+
+pub(crate) fn remove_tree(path: &Path) -> Result<(), EngineError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(EngineError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

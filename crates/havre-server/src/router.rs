@@ -1,0 +1,199 @@
+//! From method, version and path to a handler.
+//!
+//! Invariant: every endpoint of the Engine API is named here, also those that wait to be built: they
+//! answer 501 with their name; everything else is "page not found".
+
+use havre_api::ApiVersion;
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, SERVER};
+use hyper::{Method, Request, StatusCode};
+
+use crate::Server;
+use crate::body::{self, Answer};
+use crate::error::Refusal;
+use crate::query::{Query, decode};
+use crate::routes::{containers, execs, images, streams, system};
+
+/// What the daemon says about itself.
+#[derive(Debug, Clone)]
+pub struct Info {
+    /// Of the product.
+    pub version: String,
+    /// Of the source it was built from.
+    pub git_commit: String,
+    /// Identifies this engine for ever.
+    pub id: String,
+    /// Debug mode.
+    pub debug: bool,
+    /// Experimental mode.
+    pub experimental: bool,
+    /// Labels of the engine.
+    pub labels: Vec<String>,
+    /// The storage driver in use.
+    pub storage_driver: String,
+}
+
+/// One request, taken apart.
+pub(crate) struct Call {
+    pub(crate) version: ApiVersion,
+    pub(crate) query: Query,
+    pub(crate) request: Request<Incoming>,
+}
+
+type Handled = Result<Answer, Refusal>;
+
+/// Answers one request.
+pub(crate) async fn answer(server: &Server, request: Request<Incoming>) -> Answer {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let mut answer = match dispatch(server, request).await {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            tracing::debug!(%method, path, status = %refusal.status, refusal.message, "refused");
+            refusal.answer()
+        }
+    };
+    let headers = answer.headers_mut();
+    headers.insert("Api-Version", HeaderValue::from_static("1.56"));
+    headers.insert("Ostype", HeaderValue::from_static("linux"));
+    let experimental = if server.info.experimental { "true" } else { "false" };
+    headers.insert("Docker-Experimental", HeaderValue::from_static(experimental));
+    headers.insert(SERVER, HeaderValue::from_static(concat!("Havre/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    answer
+}
+
+/// Splits `/v1.40/containers/json` into the version and the rest.
+fn version_of(path: &str) -> Result<(ApiVersion, &str), Refusal> {
+    let Some(rest) = path.strip_prefix("/v") else { return Ok((ApiVersion::CURRENT, path)) };
+    let (first, tail) = rest.split_once('/').unwrap_or((rest, ""));
+    let Some(version) = ApiVersion::parse(first) else { return Ok((ApiVersion::CURRENT, path)) };
+    if version < ApiVersion::OLDEST {
+        return Err(Refusal::invalid(format!(
+            "client version {version} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
+            ApiVersion::OLDEST
+        )));
+    }
+    if version > ApiVersion::CURRENT {
+        return Err(Refusal::invalid(format!(
+            "client version {version} is too new. Maximum supported API version is {}",
+            ApiVersion::CURRENT
+        )));
+    }
+    Ok((version, path.get(path.len() - tail.len() - 1..).unwrap_or("/")))
+}
+
+async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
+    let full = request.uri().path().to_owned();
+    let (version, path) = version_of(&full)?;
+    let decoded: Vec<String> =
+        path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false).into_owned()).collect();
+    let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
+    let query = Query::parse(request.uri().query().unwrap_or(""));
+    let method = request.method().clone();
+    let call = Call { version, query, request };
+    let (get, post, delete, head) =
+        (method == Method::GET, method == Method::POST, method == Method::DELETE, method == Method::HEAD);
+    match parts.as_slice() {
+        ["_ping"] if get || head => Ok(system::ping(head)),
+        ["version"] if get => Ok(system::version(server)),
+        ["info"] if get => system::info(server),
+        ["events"] if get => system::events(server, &call),
+
+        ["containers", "json"] if get => containers::list(server, &call),
+        ["containers", "create"] if post => containers::create(server, call).await,
+        ["containers", id, "json"] if get => containers::inspect(server, &call, id),
+        ["containers", id, "start"] if post => containers::start(server, id).await,
+        ["containers", id, "stop"] if post => containers::stop(server, &call, id).await,
+        ["containers", id, "restart"] if post => containers::restart(server, &call, id).await,
+        ["containers", id, "kill"] if post => containers::kill(server, &call, id).await,
+        ["containers", id, "pause"] if post => containers::freeze(server, id, true).await,
+        ["containers", id, "unpause"] if post => containers::freeze(server, id, false).await,
+        ["containers", id, "rename"] if post => containers::rename(server, &call, id).await,
+        ["containers", id, "resize"] if post => containers::resize(server, &call, id).await,
+        ["containers", id, "wait"] if post => containers::wait(server, &call, id),
+        ["containers", id, "logs"] if get => streams::logs(server, &call, id),
+        ["containers", id, "attach"] if post => streams::attach(server, call, id).await,
+        ["containers", id, "exec"] if post => execs::create(server, call, id).await,
+        ["containers", id] if delete => containers::remove(server, &call, id).await,
+
+        ["exec", id, "start"] if post => execs::start(server, call, id).await,
+        ["exec", id, "resize"] if post => execs::resize(server, &call, id).await,
+        ["exec", id, "json"] if get => execs::inspect(server, id).await,
+
+        ["images", "json"] if get => images::list(server, &call).await,
+        ["images", "load"] if post => images::load(server, call).await,
+        ["images", "create"] if post => images::create(server, call).await,
+        ["images", "get"] if get => images::save_many(server, &call).await,
+        ["images", name @ .., "json"] if get && !name.is_empty() => images::inspect(server, &name.join("/")).await,
+        ["images", name @ .., "history"] if get && !name.is_empty() => images::history(server, &name.join("/")).await,
+        ["images", name @ .., "get"] if get && !name.is_empty() => images::save(server, name.join("/")).await,
+        ["images", name @ .., "tag"] if post && !name.is_empty() => images::tag(server, &call, &name.join("/")).await,
+        ["images", name @ ..] if delete && !name.is_empty() => images::remove(server, &call, &name.join("/")).await,
+
+        _ => waiting(&method, parts.as_slice()),
+    }
+}
+
+/// The endpoints that wait to be built, by what a user would call them.
+fn waiting(method: &Method, parts: &[&str]) -> Handled {
+    let what = match parts {
+        ["containers", "prune"] => "pruning containers",
+        ["containers", _, "attach", "ws"] => "attaching over a websocket",
+        ["containers", _, "archive"] => "copying files (docker cp)",
+        ["containers", _, "top"] => "listing a container's processes (docker top)",
+        ["containers", _, "changes"] => "listing changed files (docker diff)",
+        ["containers", _, "export"] => "exporting a container",
+        ["containers", _, "stats"] => "resource statistics (docker stats)",
+        ["containers", _, "update"] => "changing a container's limits (docker update)",
+        ["containers", _, "checkpoints", ..] => "checkpoints",
+        ["images", "prune"] => "pruning images",
+        ["images", "search"] => "searching a registry",
+        ["images", _, .., "push"] => "pushing images",
+        ["images", _, .., "attestations"] => "attestations of images",
+        ["commit"] => "committing a container",
+        ["auth"] => "logging in to a registry",
+        ["distribution", _, .., "json"] => "inspecting a registry's images",
+        ["build", ..] => "building images",
+        ["session" | "grpc"] => "BuildKit sessions",
+        ["system", "df"] => "disk usage (docker system df)",
+        ["networks", ..] => "networks",
+        ["volumes", ..] => "volumes",
+        ["plugins", ..] => "plugins",
+        ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => "swarm mode",
+        ["debug", ..] => "debug endpoints",
+        _ => {
+            return Err(Refusal { status: StatusCode::NOT_FOUND, message: "page not found".into() });
+        }
+    };
+    Err(Refusal::not_yet(&format!("{what} ({method} /{})", parts.join("/"))))
+}
+
+/// An answer for things that worked and have nothing to say.
+pub(crate) fn no_content() -> Answer {
+    body::empty(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_split_off_and_bounded() {
+        let current = ApiVersion::CURRENT;
+        assert_eq!(version_of("/containers/json").unwrap(), (current, "/containers/json"));
+        assert_eq!(version_of("/v1.24/info").unwrap(), (ApiVersion::new(1, 24), "/info"));
+        assert_eq!(version_of("/volumes/x").unwrap(), (current, "/volumes/x"));
+        assert_eq!(version_of("/v1.30").unwrap().0, ApiVersion::new(1, 30));
+        assert!(version_of("/v1.23/info").unwrap_err().message.contains("too old"));
+        assert!(version_of("/v1.99/info").unwrap_err().message.contains("too new"));
+    }
+
+    #[test]
+    fn what_waits_is_named_and_what_does_not_exist_is_not_found() {
+        let waits = waiting(&Method::GET, &["volumes"]).unwrap_err();
+        assert_eq!(waits.status, StatusCode::NOT_IMPLEMENTED);
+        assert_eq!(waits.message, "not yet supported: volumes (GET /volumes)");
+        let nothing = waiting(&Method::GET, &["nope"]).unwrap_err();
+        assert_eq!((nothing.status, nothing.message.as_str()), (StatusCode::NOT_FOUND, "page not found"));
+    }
+}

@@ -1,0 +1,154 @@
+//! `/containers/...` but for streams.
+
+use bytes::Bytes;
+use havre_api::Filters;
+use havre_api::container::{CreateRequest, CreateResponse, WaitError, WaitResponse};
+use havre_base::ContainerName;
+use havre_engine::WaitFor;
+use hyper::StatusCode;
+
+use crate::Server;
+use crate::body::{self, Answer};
+use crate::convert;
+use crate::error::Refusal;
+use crate::router::{Call, no_content};
+use crate::routes::filter;
+use crate::shows;
+
+type Handled = Result<Answer, Refusal>;
+
+pub(crate) fn list(server: &Server, call: &Call) -> Handled {
+    let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
+        .map_err(|error| Refusal::invalid(error.to_string()))?;
+    filter::check(&filters)?;
+    let limit = call.query.number("limit")?.filter(|limit| *limit > 0);
+    let wants_state = filters.has("status") || filters.has("exited");
+    let all = call.query.flag("all") || limit.is_some() || wants_state || filters.has("before") || filters.has("since");
+    if call.query.flag("size") {
+        return Err(Refusal::not_yet("sizes of containers (docker ps --size)"));
+    }
+    let engine = &server.engine;
+    let views = engine.containers.list();
+    let shown = views
+        .iter()
+        .filter(|view| all || view.now.state.is_alive() || view.now.state.word() == "restarting")
+        .filter(|view| filter::passes(engine, &filters, view))
+        .take(limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX));
+    Ok(body::json(&shown.map(|view| shows::summary(engine, view)).collect::<Vec<_>>()))
+}
+
+pub(crate) async fn create(server: &Server, call: Call) -> Handled {
+    let name = call.query.get("name").map(str::to_owned);
+    if let Some(platform) = call.query.get("platform").filter(|platform| !platform.is_empty()) {
+        let wanted = havre_oci::Platform::parse(platform).map_err(|error| Refusal::invalid(error.to_string()))?;
+        if !havre_oci::Platform::host().matches(&wanted) {
+            return Err(Refusal::not_yet(&format!("running images of platform {platform} on this machine")));
+        }
+    }
+    let request: CreateRequest = body::read_json(call.request.into_body(), false).await?;
+    let converted = convert::create(&server.engine.containers, name.as_deref(), request)?;
+    let id = server.engine.containers.create(converted.wanted).await?;
+    let answer = CreateResponse { id: id.to_string(), warnings: converted.warnings };
+    Ok(body::json_bytes(StatusCode::CREATED, &answer))
+}
+
+pub(crate) fn inspect(server: &Server, call: &Call, id: &str) -> Handled {
+    if call.query.flag("size") {
+        return Err(Refusal::not_yet("sizes of containers (docker inspect --size)"));
+    }
+    let view = server.engine.containers.view(id)?;
+    Ok(body::json(&shows::inspect(&server.engine, &view)))
+}
+
+pub(crate) async fn start(server: &Server, id: &str) -> Handled {
+    server.engine.containers.start(id).await?;
+    Ok(no_content())
+}
+
+fn signal(call: &Call) -> Result<Option<i32>, Refusal> {
+    match call.query.get("signal") {
+        None | Some("") => Ok(None),
+        Some(text) => Ok(Some(havre_engine::signal::parse(text)?)),
+    }
+}
+
+pub(crate) async fn stop(server: &Server, call: &Call, id: &str) -> Handled {
+    server.engine.containers.stop(id, signal(call)?, call.query.number("t")?).await?;
+    Ok(no_content())
+}
+
+pub(crate) async fn restart(server: &Server, call: &Call, id: &str) -> Handled {
+    server.engine.containers.restart(id, signal(call)?, call.query.number("t")?).await?;
+    Ok(no_content())
+}
+
+pub(crate) async fn kill(server: &Server, call: &Call, id: &str) -> Handled {
+    const KILL: i32 = 9;
+    server.engine.containers.kill(id, signal(call)?.unwrap_or(KILL)).await?;
+    Ok(no_content())
+}
+
+pub(crate) async fn freeze(server: &Server, id: &str, frozen: bool) -> Handled {
+    server.engine.containers.freeze(id, frozen).await?;
+    Ok(no_content())
+}
+
+pub(crate) async fn rename(server: &Server, call: &Call, id: &str) -> Handled {
+    let name = call.query.get("name").unwrap_or("");
+    if name.is_empty() {
+        return Err(Refusal::invalid("New name cannot be empty"));
+    }
+    let name = ContainerName::parse(name).map_err(|error| Refusal::invalid(error.to_string()))?;
+    server.engine.containers.rename(id, name).await?;
+    Ok(no_content())
+}
+
+/// Height and width of a terminal.
+pub(crate) fn size(call: &Call) -> Result<(u16, u16), Refusal> {
+    let side = |name: &str| {
+        let number = call.query.number(name)?.unwrap_or(0);
+        u16::try_from(number).map_err(|_| Refusal::invalid(format!("invalid value for {name}: {number}")))
+    };
+    Ok((side("h")?, side("w")?))
+}
+
+pub(crate) async fn resize(server: &Server, call: &Call, id: &str) -> Handled {
+    let (rows, columns) = size(call)?;
+    server.engine.containers.resize(id, rows, columns).await?;
+    Ok(body::empty(StatusCode::OK))
+}
+
+/// The headers go out at once, so that a client knows that the wait is on; the body follows at the end.
+pub(crate) fn wait(server: &Server, call: &Call, id: &str) -> Handled {
+    let condition = match call.query.get("condition") {
+        None | Some("" | "not-running") => WaitFor::NotRunning,
+        Some("next-exit") => WaitFor::NextExit,
+        Some("removed") => WaitFor::Removed,
+        Some(other) => return Err(Refusal::invalid(format!("invalid condition: \"{other}\""))),
+    };
+    let ended = server.engine.containers.wait(id, condition)?;
+    let (sink, answer) = body::stream("application/json");
+    tokio::spawn(async move {
+        let result = tokio::select! {
+            result = ended => result,
+            () = sink.closed() => return,
+        };
+        let answer = match result {
+            Ok(code) => WaitResponse { status_code: i64::from(code), error: None },
+            Err(error) => {
+                WaitResponse { status_code: -1, error: Some(WaitError { message: error.to_string() }) }
+            }
+        };
+        // A client that went away needs no answer.
+        sink.send(Bytes::from(body::go_json(&answer))).await.unwrap_or(());
+    });
+    Ok(answer)
+}
+
+pub(crate) async fn remove(server: &Server, call: &Call, id: &str) -> Handled {
+    if call.query.flag("link") {
+        return Err(Refusal::not_yet("removing links"));
+    }
+    server.engine.containers.remove(id, call.query.flag("force")).await?;
+    Ok(no_content())
+}

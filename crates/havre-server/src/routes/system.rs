@@ -1,0 +1,244 @@
+//! `/_ping`, `/version`, `/info`, `/events`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use havre_api::event::{EventActor, EventMessage};
+use havre_api::system::{Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse};
+use havre_api::{ApiVersion, Filters};
+use havre_base::{Clock as _, SystemClock};
+use havre_engine::Happening;
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::Server;
+use crate::body::{self, Answer};
+use crate::error::Refusal;
+use crate::router::Call;
+use crate::routes::streams::moment;
+use crate::shows;
+
+type Handled = Result<Answer, Refusal>;
+
+pub(crate) fn ping(head: bool) -> Answer {
+    let mut answer = body::text(StatusCode::OK, if head { "" } else { "OK" });
+    let headers = answer.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    // The classic builder is what clients shall use.
+    headers.insert("Builder-Version", HeaderValue::from_static("1"));
+    headers.insert("Swarm", HeaderValue::from_static("inactive"));
+    answer
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+pub(crate) fn version(server: &Server) -> Answer {
+    let info = &server.info;
+    let details = BTreeMap::from([
+        ("ApiVersion".to_owned(), ApiVersion::CURRENT.to_string()),
+        ("MinAPIVersion".to_owned(), ApiVersion::OLDEST.to_string()),
+        ("Arch".to_owned(), architecture().to_owned()),
+        ("GitCommit".to_owned(), info.git_commit.clone()),
+        ("KernelVersion".to_owned(), kernel()),
+        ("Os".to_owned(), "linux".to_owned()),
+    ]);
+    body::json(&VersionResponse {
+        platform: Some(PlatformName { name: "Havre".into() }),
+        components: Some(vec![Component {
+            name: "Engine".into(),
+            version: info.version.clone(),
+            details: Some(details),
+        }]),
+        version: info.version.clone(),
+        api_version: ApiVersion::CURRENT.to_string(),
+        min_api_version: ApiVersion::OLDEST.to_string(),
+        git_commit: info.git_commit.clone(),
+        os: "linux".into(),
+        arch: architecture().into(),
+        kernel_version: kernel(),
+        experimental: info.experimental,
+        ..VersionResponse::default()
+    })
+}
+
+/// The value of a `KEY=value` line of os-release(5), without quotes.
+fn os_release(key: &str) -> String {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+        .map(|value| value.trim_matches('"').to_owned())
+        .unwrap_or_default()
+}
+
+fn memory_total() -> i64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: i64 = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    kib.saturating_mul(1024)
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+pub(crate) fn info(server: &Server) -> Handled {
+    let (engine, info) = (&server.engine, &server.info);
+    let views = engine.containers.list();
+    let count = |words: &[&str]| {
+        let found = views.iter().filter(|view| words.contains(&view.now.state.word())).count();
+        i64::try_from(found).unwrap_or(i64::MAX)
+    };
+    let (running, paused) = (count(&["running", "restarting"]), count(&["paused"]));
+    let total = i64::try_from(views.len()).unwrap_or(i64::MAX);
+    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let names = |list: &[&str]| Some(list.iter().map(|name| (*name).to_owned()).collect());
+    let apparmor = std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists();
+    let images = engine.images.count();
+    Ok(body::json(&InfoResponse {
+        id: info.id.clone(),
+        containers: total,
+        containers_running: running,
+        containers_paused: paused,
+        containers_stopped: total - running - paused,
+        images: i64::try_from(images).unwrap_or(i64::MAX),
+        driver: info.storage_driver.clone(),
+        driver_status: Some(Vec::new()),
+        plugins: PluginsInfo {
+            network: names(&["host", "null"]),
+            log: names(&["json-file", "none"]),
+            ..PluginsInfo::default()
+        },
+        memory_limit: true,
+        swap_limit: true,
+        cpu_cfs_period: true,
+        cpu_cfs_quota: true,
+        cpu_shares: true,
+        cpu_set: true,
+        pids_limit: true,
+        ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+            .is_ok_and(|text| text.trim() == "1"),
+        debug: info.debug,
+        n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, |list| i64::try_from(list.count()).unwrap_or(0)),
+        oom_kill_disable: !v2,
+        system_time: SystemClock.now().to_string(),
+        logging_driver: "json-file".into(),
+        cgroup_driver: "cgroupfs".into(),
+        cgroup_version: if v2 { "2" } else { "1" }.into(),
+        kernel_version: kernel(),
+        operating_system: os_release("PRETTY_NAME"),
+        os_version: os_release("VERSION_ID"),
+        os_type: "linux".into(),
+        architecture: std::env::consts::ARCH.into(),
+        n_cpu: std::thread::available_parallelism()
+            .map_or(1, |count| i64::try_from(count.get()).unwrap_or(i64::MAX)),
+        mem_total: memory_total(),
+        docker_root_dir: engine.settings.data_root.to_string_lossy().into_owned(),
+        name: host_name(),
+        labels: info.labels.clone(),
+        experimental_build: info.experimental,
+        server_version: info.version.clone(),
+        runtimes: BTreeMap::from([("havre".to_owned(), Runtime::default())]),
+        default_runtime: "havre".into(),
+        swarm: SwarmInfo { local_node_state: "inactive".into(), ..SwarmInfo::default() },
+        live_restore_enabled: true,
+        init_binary: "havre".into(),
+        containerd_commit: Commit::default(),
+        security_options: shows::security_options(&engine.settings.seccomp, apparmor),
+        ..InfoResponse::default()
+    }))
+}
+
+/// Docker's wire form; the first fields are for clients older than the typed ones.
+fn message(event: &Happening) -> EventMessage {
+    let container = event.kind == "container" || event.kind == "image";
+    let from = if event.kind == "container" { event.attributes.get("image").cloned() } else { None };
+    EventMessage {
+        status: if container { event.action.clone() } else { String::new() },
+        id: if container { event.id.clone() } else { String::new() },
+        from: from.unwrap_or_default(),
+        kind: event.kind.into(),
+        action: event.action.clone(),
+        actor: EventActor { id: event.id.clone(), attributes: event.attributes.clone() },
+        scope: "local".into(),
+        time: event.at.as_seconds(),
+        time_nano: event.at.as_nanos(),
+    }
+}
+
+fn passes(filters: &Filters, event: &Happening) -> bool {
+    let any = |name: &str, test: &dyn Fn(&str) -> bool| !filters.has(name) || filters.values(name).any(test);
+    let attribute = |key: &str| event.attributes.get(key).map_or("", String::as_str);
+    let object = |kind: &str, value: &str| {
+        event.kind == kind && (event.id.starts_with(value) || attribute("name") == value.trim_start_matches('/'))
+    };
+    any("type", &|value| event.kind == value)
+        && any("event", &|value| event.action == value || event.action.split(':').next() == Some(value))
+        && any("container", &|value| object("container", value))
+        && any("image", &|value| object("image", value) || attribute("image") == value)
+        && filters.values("label").all(|value| match value.split_once('=') {
+            Some((key, wanted)) => event.attributes.get(key).is_some_and(|own| own == wanted),
+            None => event.attributes.contains_key(value),
+        })
+        && any("scope", &|value| value == "local")
+}
+
+pub(crate) fn events(server: &Server, call: &Call) -> Handled {
+    const KNOWN: &[&str] = &["type", "event", "container", "image", "label", "scope"];
+    let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
+        .map_err(|error| Refusal::invalid(error.to_string()))?;
+    if let Some(name) = filters.names().find(|name| !KNOWN.contains(name)) {
+        return Err(Refusal::not_yet(&format!("event filter {name}")));
+    }
+    let since = moment(&call.query, "since")?;
+    let until = moment(&call.query, "until")?;
+    let (past, mut future) = server.engine.events.subscribe();
+    let (sink, answer) = body::stream("application/json");
+    tokio::spawn(async move {
+        let wanted = |event: &Happening| {
+            since.is_none_or(|since| event.at >= since)
+                && until.is_none_or(|until| event.at <= until)
+                && passes(&filters, event)
+        };
+        let piece = |event: &Happening| Bytes::from(body::go_json(&message(event)));
+        if since.is_some() || until.is_some() {
+            for event in past.iter().filter(|event| wanted(event)) {
+                if sink.send(piece(event)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let left = until.map_or(Duration::MAX, |until| until.since(SystemClock.now()));
+        let deadline = tokio::time::sleep(left);
+        tokio::pin!(deadline);
+        loop {
+            let event = tokio::select! {
+                event = future.recv() => event,
+                () = sink.closed() => return,
+                () = &mut deadline, if until.is_some() => return,
+            };
+            match event {
+                Ok(event) if wanted(&event) => {
+                    if sink.send(piece(&event)).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+    Ok(answer)
+}
