@@ -20,6 +20,7 @@ mod namespaces;
 mod path;
 mod rootfs;
 pub mod seccomp;
+pub mod shim;
 mod terminal;
 mod user;
 

@@ -15,8 +15,8 @@ enum Role {
     Daemon(Vec<OsString>, bool),
     /// The supervisor of one container.
     Shim,
-    /// Process 1 of a container with `--init`.
-    Init,
+    /// Process 1 of a container with `--init`, under the name `havre-init`.
+    Init(Vec<OsString>),
     /// An OCI runtime's command line.
     Oci(Vec<OsString>),
     /// The program of the embedded image.
@@ -31,13 +31,14 @@ impl Role {
             "docker" => return Self::Cli(args),
             "dockerd" => return Self::Daemon(args.split_off(1), true),
             "hello" => return Self::Hello,
+            havre_runtime::init::NAME => return Self::Init(args.split_off(1)),
             _ => {}
         }
         let word = args.get(1).map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         match word.as_str() {
             "daemon" => Self::Daemon(args.split_off(2), false),
             "shim" => Self::Shim,
-            "init" => Self::Init,
+            "init" => Self::Init(args.split_off(2)),
             "oci" => Self::Oci(args.split_off(2)),
             "hello" => Self::Hello,
             _ => Self::Cli(args),
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         Role::Cli(args) => havre_cli::main(args),
         Role::Daemon(args, called_as_dockerd) => daemon(args, called_as_dockerd),
         Role::Shim => havre_runtime::shim::main(),
-        Role::Init => waiting("init"),
+        Role::Init(args) => havre_runtime::init::main(args),
         Role::Oci(_) => waiting("oci"),
         Role::Hello => hello::main(),
     }

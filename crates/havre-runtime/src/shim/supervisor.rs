@@ -19,8 +19,7 @@ use super::reactor::{Interest, Reactor, Ready};
 use super::streams::{Ends, Outcome, Part, Streams};
 use super::{say, state};
 use crate::cgroup::Cgroup;
-use crate::launch::{self, ExecTarget, InitBinary, Launch, Launched, RootFs, Stdio};
-use crate::RuntimeError;
+use crate::{ExecTarget, InitBinary, Launch, Launched, RootFs, RuntimeError, Stdio};
 
 /// Bytes moved at a time between a process and its log and clients.
 const BUFFER: usize = 64 * 1024;
@@ -576,8 +575,10 @@ impl Supervisor {
             user: Some(&exec.user),
             additional_groups: &exec.additional_groups,
             seccomp_filter: filter.as_deref(),
+            trace: false,
+            preserve_fds: 0,
         };
-        let launched = launch::exec(&target, &exec.process, stdio).map_err(|error| failure(&error))?;
+        let launched = crate::exec(&target, &exec.process, stdio).map_err(|error| failure(&error))?;
         let number = self.next_child;
         self.next_child += 1;
         let pid = launched.pid.as_raw_nonzero().get();
@@ -663,7 +664,7 @@ fn launch_init(
         RootConfig::Path(path) => RootFs::Path(path.clone()),
     };
     let spec: &Spec = &config.spec;
-    let launched = launch::launch(Launch {
+    let launched = crate::launch(Launch {
         id: config.id.as_str(),
         spec,
         root,
@@ -675,6 +676,8 @@ fn launch_init(
         user: Some(&config.user),
         additional_groups: &config.additional_groups,
         seccomp_filter: filter,
+        bundle: None,
+        preserve_fds: 0,
     })
     .map_err(|error| failure(&error))?;
     let Launched { pid, pidfd, terminal, timings } = launched;
