@@ -80,6 +80,7 @@ impl Snapshots {
         for path in [root, &layers, &containers, &temporary, &trash] {
             folder::private(path)?;
         }
+        folder::spread(&temporary);
         let (janitor, work) = channel::<PathBuf>();
         for old in [&temporary, &trash] {
             for name in folder::names(old) {

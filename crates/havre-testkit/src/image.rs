@@ -261,7 +261,7 @@ fn debian_release() -> String {
     name.map_or_else(|| "stable".into(), |name| name.trim_matches('"').to_owned())
 }
 
-/// The mirror this machine's packages come from.
+/// The mirror this machine's packages come from, among all other sources of packages.
 fn debian_mirror() -> Option<String> {
     let mut text = std::fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     for entry in std::fs::read_dir("/etc/apt/sources.list.d").ok().into_iter().flatten().flatten() {
@@ -270,7 +270,7 @@ fn debian_mirror() -> Option<String> {
     let words = text.lines().filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"));
     words
         .flat_map(str::split_whitespace)
-        .find(|word| word.starts_with("http") && !word.contains("security"))
+        .find(|word| word.starts_with("http") && word.trim_end_matches('/').ends_with("/debian"))
         .map(str::to_owned)
 }
 
@@ -341,5 +341,12 @@ mod tests {
         let first = std::fs::read(busybox_archive(folder.path()).unwrap()).unwrap();
         let second = std::fs::read(busybox_archive(folder.path()).unwrap()).unwrap();
         assert!(first == second);
+    }
+
+    #[test]
+    #[ignore = "takes a minute and the distribution's mirror"]
+    fn the_debian_image_can_be_made() {
+        let path = debian_archive().unwrap().unwrap();
+        assert!(path.metadata().unwrap().len() > 100_000_000);
     }
 }

@@ -232,3 +232,42 @@ fn hello_is_made_once_and_again_for_another_program() {
     world.load(&archive("hello:latest", &[], |_| {})).unwrap();
     assert!(world.images.ensure_hello(&program).unwrap().config.config.labels.is_empty());
 }
+
+/// `cargo test --release -p havre-image --test it -- --ignored --nocapture speed_of_loading`
+#[test]
+#[ignore = "measures"]
+fn speed_of_loading() {
+    let world = world();
+    let path = havre_testkit::layered_archive(world.folder.path(), 300, 6).unwrap();
+    let length = path.metadata().unwrap().len();
+    for round in 0..3 {
+        let started = std::time::Instant::now();
+        world.images.load(std::fs::File::open(&path).unwrap(), &mut |_| {}).unwrap();
+        let loaded = started.elapsed();
+        let started = std::time::Instant::now();
+        let mut sink = std::io::sink();
+        world.images.save(&["bench-layers".into()], &mut sink).unwrap();
+        let saved = started.elapsed();
+        let started = std::time::Instant::now();
+        world.images.remove("bench-layers", false, false, &nobody).unwrap();
+        let rate = |time: std::time::Duration| u128::from(length) / time.as_micros();
+        println!(
+            "round {round}: load {loaded:?} ({} MB/s), save {saved:?} ({} MB/s), remove {:?}",
+            rate(loaded),
+            rate(saved),
+            started.elapsed()
+        );
+    }
+    let id = world.images.import(crate::tar(&[("a", b"1")]).as_slice(), &ImportSpec::default()).unwrap().id;
+    let started = std::time::Instant::now();
+    let containers: Vec<_> = (0..100).map(|_| havre_base::ContainerId::random()).collect();
+    for container in &containers {
+        world.images.create_writable(container, &id).unwrap();
+    }
+    println!("create_writable {:?} each", started.elapsed() / 100);
+    let started = std::time::Instant::now();
+    for container in &containers {
+        world.images.remove_writable(container).unwrap();
+    }
+    println!("remove_writable {:?} each", started.elapsed() / 100);
+}

@@ -1,0 +1,266 @@
+//! Havre beside the distribution's Docker: both in one run, taking turns, told as ratios.
+//!
+//! Each figure is the median of its rounds; a busy machine slows both. The client process is part of every
+//! `run` and `exec`. Memory is private memory: what would be free if the processes were not there.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::engine::Engine;
+use crate::process;
+
+/// Old enough for the oldest Docker that is compared.
+const API: &str = "/v1.41";
+const CONTAINERS: usize = 40;
+const CONCURRENCY: usize = 8;
+
+/// Something to measure on an engine.
+struct Measure {
+    name: &'static str,
+    unit: &'static str,
+    /// Whether a larger figure is the better one.
+    more_is_better: bool,
+    rounds: usize,
+    run: fn(&Engine, &Path) -> Result<f64>,
+}
+
+const MEASURES: &[Measure] = &[
+    Measure { name: "idle-memory", unit: "MiB", more_is_better: false, rounds: 1, run: idle_memory },
+    Measure { name: "run-host", unit: "ms", more_is_better: false, rounds: 15, run: run_host },
+    Measure { name: "run-none", unit: "ms", more_is_better: false, rounds: 15, run: run_none },
+    Measure { name: "run-detached", unit: "ms", more_is_better: false, rounds: 15, run: run_detached },
+    Measure { name: "exec", unit: "ms", more_is_better: false, rounds: 15, run: exec },
+    Measure { name: "parallel-start", unit: "containers/s", more_is_better: true, rounds: 3, run: parallel },
+    Measure { name: "logs-write", unit: "MB/s", more_is_better: true, rounds: 3, run: logs },
+    Measure { name: "load", unit: "MB/s", more_is_better: true, rounds: 3, run: load },
+    Measure {
+        name: "memory-per-container",
+        unit: "MiB",
+        more_is_better: false,
+        rounds: 1,
+        run: container_memory,
+    },
+];
+
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    if !process::is_root() {
+        bail!("containers need root");
+    }
+    let quick = arguments.iter().any(|word| word == "--quick");
+    let alone = arguments.iter().any(|word| word == "--alone");
+    let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with("--")).collect();
+    let folder = tempfile::Builder::new().prefix("havre-bench-").tempdir_in("/var/tmp")?;
+    let busybox = havre_testkit::busybox_archive(folder.path())?;
+    let chosen = |measure: &&Measure| wanted.is_empty() || wanted.iter().any(|name| *name == measure.name);
+    if MEASURES.iter().filter(chosen).any(|measure| measure.name == "load") {
+        havre_testkit::layered_archive(folder.path(), 300, 6)?;
+    }
+    let mut engines = vec![Engine::havre(folder.path())?];
+    match Engine::docker(folder.path()) {
+        _ if alone => {}
+        Ok(docker) => engines.push(docker),
+        Err(error) => println!("bench: without a peer: {error:#}"),
+    }
+    for engine in &engines {
+        engine.client(&["load", "-i", &busybox.to_string_lossy()])?;
+        // Once unmeasured: caches, and the first container of a peer makes folders.
+        engine.client(&["run", "--rm", "--network", "none", "busybox", "true"])?;
+    }
+    println!("{:<22} {:>22} {:>22} {:>9}", "measure (median, best)", engines[0].name, "docker", "ratio");
+    for measure in MEASURES.iter().filter(chosen) {
+        let rounds = if quick { measure.rounds.div_ceil(3) } else { measure.rounds };
+        let mut figures: Vec<Vec<f64>> = vec![Vec::new(); engines.len()];
+        let mut failures = Vec::new();
+        for _ in 0..rounds {
+            for (engine, figures) in engines.iter().zip(&mut figures) {
+                match (measure.run)(engine, folder.path()) {
+                    Ok(figure) => figures.push(figure),
+                    Err(error) => failures.push(format!("{}: {error:#}", engine.name)),
+                }
+            }
+        }
+        println!("{}", row(measure, &mut figures));
+        failures.truncate(2);
+        failures.iter().for_each(|failure| println!("  failed on {failure}"));
+    }
+    Ok(())
+}
+
+/// A line of the table. The ratio says how many times better we are.
+fn row(measure: &Measure, figures: &mut [Vec<f64>]) -> String {
+    let mut medians = Vec::new();
+    let mut cells = Vec::new();
+    for figures in figures {
+        figures.sort_by(f64::total_cmp);
+        let best = if measure.more_is_better { figures.last() } else { figures.first() };
+        match (figures.get(figures.len() / 2), best) {
+            (Some(median), Some(best)) => {
+                cells.push(format!("{median:.2} ({best:.2})"));
+                medians.push(*median);
+            }
+            _ => cells.push("-".into()),
+        }
+    }
+    let ratio = match medians.as_slice() {
+        [ours, theirs] if measure.more_is_better => format!("{:.1}x", ours / theirs),
+        [ours, theirs] => format!("{:.1}x", theirs / ours),
+        _ => "-".into(),
+    };
+    let name = format!("{} [{}]", measure.name, measure.unit);
+    let cell = |at: usize| cells.get(at).map_or("-", String::as_str);
+    format!("{name:<27} {:>17} {:>22} {ratio:>9}", cell(0), cell(1))
+}
+
+fn timed(engine: &Engine, words: &[&str]) -> Result<f64> {
+    let mut command = engine.command(words);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let started = Instant::now();
+    let output = command.output()?;
+    let taken = started.elapsed().as_secs_f64() * 1e3;
+    if !output.status.success() {
+        bail!("{}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(taken)
+}
+
+fn run_host(engine: &Engine, _: &Path) -> Result<f64> {
+    timed(engine, &["run", "--rm", "--network", "host", "busybox", "true"])
+}
+
+fn run_none(engine: &Engine, _: &Path) -> Result<f64> {
+    timed(engine, &["run", "--rm", "--network", "none", "busybox", "true"])
+}
+
+fn run_detached(engine: &Engine, _: &Path) -> Result<f64> {
+    let taken =
+        timed(engine, &["run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "1000"]);
+    engine.client(&["rm", "-f", "bench"])?;
+    taken
+}
+
+fn exec(engine: &Engine, _: &Path) -> Result<f64> {
+    if engine.client(&["inspect", "bench-exec"]).is_err() {
+        engine.client(&[
+            "run",
+            "-d",
+            "--name",
+            "bench-exec",
+            "--network",
+            "none",
+            "busybox",
+            "sleep",
+            "100000",
+        ])?;
+    }
+    timed(engine, &["exec", "bench-exec", "true"])
+}
+
+/// Starts and removes many containers through the API; the figure is starts a second.
+fn parallel(engine: &Engine, _: &Path) -> Result<f64> {
+    let each = |work: fn(&mut crate::engine::Api, usize) -> Result<()>| -> Result<f64> {
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..CONCURRENCY)
+                .map(|thread| {
+                    scope.spawn(move || -> Result<()> {
+                        let mut api = engine.connect()?;
+                        (thread..CONTAINERS)
+                            .step_by(CONCURRENCY)
+                            .try_for_each(|number| work(&mut api, number))
+                    })
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked")))
+            })
+        })?;
+        Ok(started.elapsed().as_secs_f64())
+    };
+    let seconds = each(|api, number| {
+        let container = json!({
+            "Image": "busybox", "Cmd": ["sleep", "1000"], "HostConfig": { "NetworkMode": "none" },
+        });
+        api.call("POST", &format!("{API}/containers/create?name=many-{number}"), Some(&container))?;
+        api.call("POST", &format!("{API}/containers/many-{number}/start"), None).map(drop)
+    });
+    each(|api, number| {
+        api.send("DELETE", &format!("{API}/containers/many-{number}?force=1"), None).map(drop)
+    })?;
+    Ok(f64::from(u32::try_from(CONTAINERS)?) / seconds?)
+}
+
+/// A container that prints as fast as it can until it has printed enough.
+fn logs(engine: &Engine, _: &Path) -> Result<f64> {
+    let bytes = 60_000_000_u32;
+    let line = "a line of a log as programs write them, with a number 1234567890 and words";
+    let script = format!("yes '{line}' | head -c {bytes}");
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "bench-logs",
+        "--network",
+        "none",
+        "--log-opt",
+        "max-size=10m",
+        "--log-opt",
+        "max-file=3",
+    ];
+    let started = Instant::now();
+    let words: Vec<&str> = words.into_iter().chain(["busybox", "sh", "-c", &script]).collect();
+    let result = engine.client(&words).and_then(|_| engine.client(&["wait", "bench-logs"]));
+    let seconds = started.elapsed().as_secs_f64();
+    engine.client(&["rm", "-f", "bench-logs"])?;
+    result?;
+    Ok(f64::from(bytes) / seconds / 1e6)
+}
+
+fn load(engine: &Engine, folder: &Path) -> Result<f64> {
+    let archive = folder.join("layers.tar");
+    let size = archive.metadata().context("no archive")?.len();
+    let taken = timed(engine, &["load", "-i", &archive.to_string_lossy()])?;
+    engine.client(&["rmi", "bench-layers:latest"])?;
+    Ok(f64::from(u32::try_from(size / 1000)?) / taken)
+}
+
+fn idle_memory(engine: &Engine, _: &Path) -> Result<f64> {
+    Ok(mebibytes(engine.memory()))
+}
+
+/// What twenty more running containers add to the engine's own memory, each.
+fn container_memory(engine: &Engine, _: &Path) -> Result<f64> {
+    let count = 20_u32;
+    let before = mebibytes(engine.memory());
+    let names: Vec<String> = (0..count).map(|number| format!("idle-{number}")).collect();
+    for name in &names {
+        engine.client(&["run", "-d", "--name", name, "--network", "none", "busybox", "sleep", "100000"])?;
+    }
+    let after = mebibytes(engine.memory());
+    for name in &names {
+        engine.client(&["rm", "-f", name])?;
+    }
+    Ok((after - before) / f64::from(count))
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes / 1024).unwrap_or(u32::MAX)) / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_tells_how_many_times_better_we_are() {
+        let time = &MEASURES[1];
+        let text = row(time, &mut [vec![12.0, 10.0, 11.0], vec![110.0, 121.0, 132.0]]);
+        assert!(text.contains("11.00 (10.00)") && text.ends_with("11.0x"), "{text}");
+        let rate = MEASURES.iter().find(|measure| measure.more_is_better).unwrap();
+        assert!(row(rate, &mut [vec![30.0], vec![10.0]]).ends_with("3.0x"));
+        assert!(row(rate, &mut [vec![30.0], vec![]]).ends_with('-'));
+    }
+}

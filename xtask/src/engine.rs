@@ -1,0 +1,203 @@
+//! Engines to compare or to question: Havre and the distribution's Docker, each with its own folders and
+//! socket, and a small HTTP client for their API.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::process;
+
+/// A running engine. Dropping it ends the processes it started.
+pub(crate) struct Engine {
+    pub(crate) name: &'static str,
+    pub(crate) socket: PathBuf,
+    client: PathBuf,
+    daemon: Child,
+    /// Programs whose processes belong to the engine.
+    programs: Vec<PathBuf>,
+    /// Processes of those programs that were there before.
+    before: Vec<u32>,
+}
+
+impl Engine {
+    /// Builds and starts Havre with its folders in `folder`.
+    pub(crate) fn havre(folder: &Path) -> Result<Self> {
+        process::run(process::cargo().args(["build", "--release", "--locked", "--package", "havre"]))?;
+        let mut metadata = process::cargo();
+        metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
+        let metadata: Value = serde_json::from_str(&process::output(&mut metadata)?)?;
+        let target = PathBuf::from(metadata["target_directory"].as_str().context("no target folder")?);
+        let version = process::output(Command::new("rustc").arg("-vV").current_dir(process::root()))?;
+        let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("no host triple")?;
+        let binary = target.join(host).join("release/havre");
+        let mut daemon = Command::new(&binary);
+        daemon.arg("daemon");
+        Self::start("havre", folder, daemon, binary.clone(), vec![binary])
+    }
+
+    /// Starts the distribution's Docker with its folders in `folder`.
+    pub(crate) fn docker(folder: &Path) -> Result<Self> {
+        let find = |name: &str| process::find(name).with_context(|| format!("{name} is not installed"));
+        let mut daemon = Command::new(find("dockerd")?);
+        daemon.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--config-file"]);
+        daemon.arg(folder.join("docker/no-config.json")).arg("--pidfile").arg(folder.join("docker/pid"));
+        let programs =
+            ["dockerd", "containerd", "containerd-shim-runc-v2"].into_iter().filter_map(process::find);
+        let programs = programs.map(|path| path.canonicalize().unwrap_or(path)).collect();
+        Self::start("docker", folder, daemon, find("docker")?, programs)
+    }
+
+    fn start(
+        name: &'static str,
+        folder: &Path,
+        mut command: Command,
+        client: PathBuf,
+        programs: Vec<PathBuf>,
+    ) -> Result<Self> {
+        let home = folder.join(name);
+        std::fs::create_dir_all(&home)?;
+        if name == "docker" {
+            File::create(home.join("no-config.json"))?.write_all(b"{}")?;
+        }
+        let socket = home.join("socket");
+        let log = File::create(home.join("log"))?;
+        command.arg("--data-root").arg(home.join("data")).arg("--exec-root").arg(home.join("run"));
+        command.arg("-H").arg(format!("unix://{}", socket.display()));
+        let before = of_programs(&programs);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let daemon = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let mut engine = Self { name, socket, client, daemon, programs, before };
+        for _ in 0..600 {
+            if engine.connect().is_ok_and(|mut api| api.call("GET", "/_ping", None).is_ok()) {
+                return Ok(engine);
+            }
+            if let Some(status) = engine.daemon.try_wait()? {
+                let log = std::fs::read_to_string(home.join("log")).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().rev().take(5).collect();
+                bail!("{name} ended with {status}: {}", lines.join(" / "));
+            }
+            process::pause(50);
+        }
+        bail!("{name} does not answer")
+    }
+
+    /// A command of the engine's own client.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.client);
+        command.arg("-H").arg(format!("unix://{}", self.socket.display())).args(words).stdin(Stdio::null());
+        command.env_remove("DOCKER_HOST").env_remove("HAVRE_HOST").env_remove("DOCKER_CONTEXT");
+        command
+    }
+
+    /// Runs a command of the client and returns what it prints.
+    pub(crate) fn client(&self, words: &[&str]) -> Result<String> {
+        process::output(&mut self.command(words))
+            .with_context(|| format!("{} {}", self.name, words.join(" ")))
+    }
+
+    /// A connection to the API.
+    pub(crate) fn connect(&self) -> Result<Api> {
+        Ok(Api { stream: BufReader::new(UnixStream::connect(&self.socket)?) })
+    }
+
+    /// The private memory of the engine's processes, the containers' own programs aside.
+    pub(crate) fn memory(&self) -> u64 {
+        let ours = of_programs(&self.programs).into_iter().filter(|pid| !self.before.contains(pid));
+        ours.map(process::private_memory).sum()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // What is already gone needs no end; the daemon is ours to wait for.
+        let _asked = process::terminate(self.daemon.id());
+        for _ in 0..200 {
+            if !matches!(self.daemon.try_wait(), Ok(None)) {
+                return;
+            }
+            process::pause(50);
+        }
+        let _forced = self.daemon.kill();
+        let _ended = self.daemon.wait();
+    }
+}
+
+/// The processes that run one of the programs, from whatever copy: a sealed one has the name of a memory file.
+fn of_programs(programs: &[PathBuf]) -> Vec<u32> {
+    let names: Vec<_> = programs.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    let runs = |pid: &u32| {
+        let Ok(target) = std::fs::read_link(format!("/proc/{pid}/exe")) else { return false };
+        let copy = target
+            .to_string_lossy()
+            .strip_prefix("/memfd:")
+            .is_some_and(|rest| names.iter().any(|name| rest.starts_with(name)));
+        copy || programs.contains(&target)
+    };
+    process::all().into_iter().filter(runs).collect()
+}
+
+/// One kept-alive connection.
+pub(crate) struct Api {
+    stream: BufReader<UnixStream>,
+}
+
+impl Api {
+    /// Sends a request and returns status and body.
+    pub(crate) fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let status: u16 =
+            line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).context("no status line")?;
+        let (mut length, mut chunked) = (None, false);
+        loop {
+            line.clear();
+            if self.stream.read_line(&mut line)? == 0 {
+                bail!("the connection ended inside the headers");
+            }
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => length = Some(value.trim().parse::<usize>()?),
+                "transfer-encoding" => chunked = value.trim() == "chunked",
+                _ => {}
+            }
+        }
+        let mut body = Vec::new();
+        if chunked {
+            loop {
+                line.clear();
+                self.stream.read_line(&mut line)?;
+                let size = usize::from_str_radix(line.trim(), 16).context("bad chunk")?;
+                let mut piece = vec![0; size + 2];
+                self.stream.read_exact(&mut piece)?;
+                if size == 0 {
+                    break;
+                }
+                body.extend_from_slice(&piece[..size]);
+            }
+        } else if let Some(length) = length {
+            body.resize(length, 0);
+            self.stream.read_exact(&mut body)?;
+        }
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// As `send`, with an answer that is no success as an error.
+    pub(crate) fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
+        let (status, text) = self.send(method, path, body)?;
+        if !(200..400).contains(&status) {
+            bail!("{method} {path}: {status} {}", text.trim());
+        }
+        Ok(text)
+    }
+}

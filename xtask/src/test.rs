@@ -1,0 +1,146 @@
+//! All tests: what they need is installed, what was skipped is listed, the last line counts.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+
+/// A file or program, and the package that has it.
+const NEEDS: &[(&str, &[&str])] = &[
+    ("busybox", &["busybox-static"]),
+    ("debootstrap", &["debootstrap"]),
+    // The official client, by whichever name this release has it alone.
+    ("docker", &["docker-cli", "docker.io"]),
+    ("cc", &["gcc", "libc6-dev"]),
+    ("tar", &["tar"]),
+];
+
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    install()?;
+    process::run(process::cargo().args(["build", "--locked", "--package", "havre"]))?;
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(arguments);
+    if !arguments.iter().any(|word| word == "--") {
+        cargo.arg("--");
+    }
+    // What passing tests print is how they say that they were skipped.
+    cargo.arg("--show-output").stdout(Stdio::piped());
+    println!("$ cargo test --workspace");
+    let mut child = cargo.spawn().context("cannot run cargo")?;
+    let stdout = child.stdout.take().context("no output")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        if tally.line(&line) {
+            println!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    for skip in &tally.skips {
+        println!("SKIP {skip}");
+    }
+    for failure in &tally.failures {
+        println!("FAILED {failure}");
+    }
+    let skipped = u64::try_from(tally.skips.len()).unwrap_or(0);
+    let passed = tally.passed.saturating_sub(skipped);
+    println!("{passed} passed, {} failed, {skipped} skipped", tally.failed);
+    if !status.success() || tally.failed > 0 {
+        bail!("some tests failed");
+    }
+    Ok(())
+}
+
+/// What the tests' output says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    skips: Vec<String>,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Takes a line in, and says whether it is worth showing.
+    fn line(&mut self, line: &str) -> bool {
+        if let Some(skip) = line.strip_prefix("SKIP ") {
+            self.skips.push(skip.to_owned());
+            return false;
+        }
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let number = |word: &str| -> u64 {
+                let before = counts.split(word).next().unwrap_or_default();
+                before.split_whitespace().last().and_then(|n| n.parse().ok()).unwrap_or(0)
+            };
+            self.passed += number(" passed;");
+            self.failed += number(" failed;");
+        } else if let Some(name) =
+            line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
+        }
+        !(line.is_empty() || line == "running 0 tests" || line.ends_with(" ... ok") || line == "successes:")
+    }
+}
+
+/// Installs missing packages, if that is possible; tests without them are skipped.
+fn install() -> Result<()> {
+    let missing: Vec<_> = NEEDS.iter().filter(|(program, _)| process::find(program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+    if !process::is_root() || process::find("apt-get").is_none() {
+        println!(
+            "test: {} missing and not installable here; tests that need them are skipped",
+            names.join(", ")
+        );
+        return Ok(());
+    }
+    println!("test: {} missing; installing from the distribution", names.join(", "));
+    process::run(apt().arg("update"))?;
+    for (program, packages) in missing {
+        // The first package that there is; those after it are for other releases.
+        let one = *program == "docker";
+        let installed = if one {
+            packages.iter().any(|package| process::run(apt().args(["install", package])).is_ok())
+        } else {
+            process::run(apt().arg("install").args(*packages)).is_ok()
+        };
+        if !installed {
+            println!("test: cannot install {program}; tests that need it are skipped");
+        }
+    }
+    Ok(())
+}
+
+fn apt() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive").args(["--yes", "--quiet", "--no-install-recommends"]);
+    apt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tally_counts_passed_failed_and_skipped() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test a ... ok",
+            "test b ... FAILED",
+            "SKIP c: needs root",
+            "test result: FAILED. 2 passed; 1 failed; 4 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        ] {
+            tally.line(line);
+        }
+        let expected =
+            Tally { passed: 12, failed: 1, skips: vec!["c: needs root".into()], failures: vec!["b".into()] };
+        assert_eq!(tally, expected);
+    }
+}
