@@ -1,6 +1,6 @@
 //! The daemon's configuration, parsed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::DaemonError;
 use crate::options::{self, Values};
@@ -85,7 +85,7 @@ impl Config {
         };
         let data_root = root("data-root", "HAVRE_DATA_ROOT", defaults.data_root)?;
         let exec_root = root("exec-root", "HAVRE_EXEC_ROOT", defaults.exec_root)?;
-        let socket = if exec_root == PathBuf::from(defaults.exec_root) {
+        let socket = if exec_root == Path::new(defaults.exec_root) {
             PathBuf::from(defaults.socket)
         } else {
             exec_root.join("havre.sock")
@@ -131,7 +131,7 @@ impl Config {
     pub(crate) fn parent_group(&self) -> String {
         match &self.cgroup_parent {
             Some(parent) => format!("/{}", parent.trim_matches('/')),
-            None if self.data_root == PathBuf::from(HAVRE.data_root) => "/havre".to_owned(),
+            None if self.data_root == Path::new(HAVRE.data_root) => "/havre".to_owned(),
             None => {
                 let digest = havre_oci::Digest::of_bytes(self.data_root.as_os_str().as_encoded_bytes());
                 format!("/havre/{}", digest.short())

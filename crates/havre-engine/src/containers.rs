@@ -4,10 +4,11 @@
 //! snapshots and wait for nobody; the service joins every task it started.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use havre_base::{Clock as _, ContainerId, ContainerName, ExecId, SystemClock};
+use havre_image::{Image, ImageError};
 use havre_runtime::shim::protocol::{AttachSpec, Target};
 use havre_store::db::Batch;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -65,7 +66,7 @@ impl Containers {
     /// Creates a container. Nothing touches the kernel; after the answer it survives power loss.
     pub async fn create(&self, request: CreateRequest) -> Result<ContainerId, EngineError> {
         let CreateRequest { name, mut spec, asked } = request;
-        let image = self.launcher.images.resolve(&spec.image)?;
+        let image = self.image(&spec.image).await?;
         let merged = Merged::new(&spec, &image.config.config)?;
         if self.launcher.settings.no_new_privileges {
             spec.security.no_new_privileges = true;
@@ -109,6 +110,18 @@ impl Containers {
         }
         self.launcher.events.publish("container", "create", id.as_str(), attributes);
         Ok(id)
+    }
+
+    /// The image to run. The embedded one is made when it is first asked for.
+    async fn image(&self, name: &str) -> Result<Image, EngineError> {
+        let images = Arc::clone(&self.launcher.images);
+        match images.resolve(name) {
+            Err(ImageError::NotFound(_)) if matches!(name, "hello" | "hello:latest") => {
+                let made = tokio::task::spawn_blocking(move || images.ensure_hello(Path::new("/proc/self/exe")));
+                made.await.map_err(|_| EngineError::ShuttingDown)?.map_err(EngineError::Image)
+            }
+            found => Ok(found?),
+        }
     }
 
     /// Refuses at creation what could only fail at start.

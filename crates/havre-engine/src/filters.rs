@@ -15,11 +15,14 @@ use crate::spec::SeccompSpec;
 /// Filters kept; a machine rarely has more different ones, and then old ones are compiled again.
 const KEPT: usize = 64;
 
+/// A profile and the names of the capabilities that its conditions look at.
+type Key = (SeccompSpec, Vec<String>);
+
 /// The cache.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
     /// Protects the map; compiling takes a tenth of a millisecond and happens inside.
-    compiled: Mutex<HashMap<(SeccompSpec, Vec<String>), Arc<OwnedFd>>>,
+    compiled: Mutex<HashMap<Key, Arc<OwnedFd>>>,
 }
 
 impl Filters {

@@ -246,8 +246,8 @@ impl Launcher {
     }
 
     pub(crate) fn freeze(&self, fixed: &Fixed, frozen: bool) -> Result<(), EngineError> {
-        let cgroup = Cgroup::open(&self.cgroup_path(fixed));
-        let done = if frozen { cgroup.freeze() } else { cgroup.thaw() };
+        let path = self.cgroup_path(fixed);
+        let done = Cgroup::open(&path).and_then(|cgroup| if frozen { cgroup.freeze() } else { cgroup.thaw() });
         done.map_err(|error| EngineError::State(havre_base::chain(&error)))
     }
 
@@ -258,11 +258,7 @@ impl Launcher {
 
     /// Ends what a killed shim left running.
     pub(crate) fn destroy(&self, fixed: &Fixed) {
-        let path = self.cgroup_path(fixed);
-        let cgroup = Cgroup::open(&path);
-        if let Err(error) = cgroup.kill().and_then(|()| cgroup.remove()) {
-            tracing::error!(path, error = havre_base::chain(&error), "cannot remove a control group");
-        }
+        remove_cgroup(&self.cgroup_path(fixed));
     }
 
     /// Removes what a run leaves behind.
@@ -339,6 +335,17 @@ fn make_bind_sources(fixed: &Fixed) -> Result<(), EngineError> {
         }
     }
     Ok(())
+}
+
+/// Ends everything in a control group and removes it.
+pub(crate) fn remove_cgroup(path: &str) {
+    let removed = Cgroup::open(path).and_then(|cgroup| {
+        cgroup.kill()?;
+        cgroup.remove()
+    });
+    if let Err(error) = removed {
+        tracing::error!(path, error = havre_base::chain(&error), "cannot remove a control group");
+    }
 }
 
 fn apparmor_profile_loaded(name: &str) -> bool {

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use havre_runtime::shim::protocol::{Ask, AttachSpec, Hello, MAX_MESSAGE, Packet, Request, SOCKET, ShimConfig, VERSION};
 use havre_sys::seqpacket;
-use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+use tokio::net::UnixStream;
 
 /// The name of the lock in a run folder.
 const LOCK: &str = "lock";
@@ -23,7 +23,8 @@ pub(crate) const CLIENTS_AT_START: usize = 4;
 /// A connection to a shim.
 #[derive(Debug)]
 pub(crate) struct Link {
-    socket: AsyncFd<OwnedFd>,
+    /// A seqpacket socket; tokio's stream type only lends its readiness here.
+    socket: UnixStream,
     seq: u64,
     buffer: Vec<u8>,
 }
@@ -31,7 +32,7 @@ pub(crate) struct Link {
 impl Link {
     fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE)?;
+        let socket = UnixStream::from_std(std::os::unix::net::UnixStream::from(socket))?;
         Ok(Self { socket, seq: 0, buffer: Vec::new() })
     }
 
@@ -39,8 +40,8 @@ impl Link {
     pub(crate) async fn recv(&mut self) -> io::Result<Option<Packet>> {
         self.buffer.resize(MAX_MESSAGE, 0);
         let buffer = &mut self.buffer;
-        let received =
-            self.socket.async_io(Interest::READABLE, |fd| seqpacket::recv_into(fd, buffer)).await?;
+        let socket = &self.socket;
+        let received = socket.async_io(Interest::READABLE, || seqpacket::recv_into(socket, buffer)).await?;
         let packet = match received {
             None => None,
             Some((count, _)) => {
@@ -57,9 +58,8 @@ impl Link {
     pub(crate) async fn send(&mut self, ask: Ask, fds: &[BorrowedFd<'_>]) -> io::Result<u64> {
         self.seq += 1;
         let bytes = serde_json::to_vec(&Request { seq: self.seq, ask }).map_err(io::Error::other)?;
-        self.socket
-            .async_io(Interest::WRITABLE, |fd| seqpacket::send(fd, &bytes, fds))
-            .await?;
+        let socket = &self.socket;
+        socket.async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, fds)).await?;
         Ok(self.seq)
     }
 }

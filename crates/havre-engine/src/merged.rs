@@ -4,7 +4,7 @@
 //! variables of the user win over the image's; the image's working directory, user and stop signal
 //! apply where the user gave none.
 
-use havre_oci::image::Config as ImageConfig;
+use havre_oci::image::ContainerConfig as ImageConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::EngineError;
@@ -55,26 +55,24 @@ impl Merged {
         if words == 0 {
             return Err(EngineError::Invalid("no command specified".into()));
         }
-        let mut env = image.env.clone().unwrap_or_default();
+        let mut env = image.env.clone();
         for entry in &spec.env {
             set_variable(&mut env, entry);
         }
-        let mut labels = image.labels.clone().unwrap_or_default();
+        let mut labels = image.labels.clone();
         labels.extend(spec.labels.clone());
-        let stop_signal = match (spec.stop_signal, image.stop_signal.as_deref()) {
+        let stop_signal = match (spec.stop_signal, image.stop_signal.as_str()) {
             (Some(signal), _) => signal,
-            (None, Some(text)) if !text.is_empty() => crate::signal::parse(text)?,
-            (None, _) => DEFAULT_STOP,
+            (None, "") => DEFAULT_STOP,
+            (None, text) => crate::signal::parse(text)?,
         };
-        let or_image = |own: &str, image: Option<&String>| {
-            if own.is_empty() { image.cloned().unwrap_or_default() } else { own.to_owned() }
-        };
+        let or_image = |own: &str, image: &str| if own.is_empty() { image } else { own }.to_owned();
         Ok(Self {
             entrypoint,
             command,
             env,
-            user: or_image(&spec.user, image.user.as_ref()),
-            working_dir: or_image(&spec.working_dir, image.working_dir.as_ref()),
+            user: or_image(&spec.user, &image.user),
+            working_dir: or_image(&spec.working_dir, &image.working_dir),
             labels,
             stop_signal,
         })
@@ -125,7 +123,7 @@ mod tests {
         ImageConfig {
             entrypoint: words("/entry -x"),
             cmd: words("serve all"),
-            env: words("A=1 B=2"),
+            env: words("A=1 B=2").unwrap(),
             ..ImageConfig::default()
         }
     }

@@ -194,7 +194,7 @@ fn mount(kind: &str, target: &str, options: &[&str]) -> Mount {
     Mount {
         destination: target.to_owned(),
         kind: Some(kind.to_owned()),
-        source: Some(if kind == "cgroup" || kind == "proc" || kind == "sysfs" { kind } else { kind }.to_owned()),
+        source: Some(kind.to_owned()),
         options: options.iter().map(|option| (*option).to_owned()).collect(),
         ..Mount::default()
     }
@@ -483,7 +483,7 @@ mod tests {
     use super::*;
 
     fn merged(spec: &ContainerSpec) -> Merged {
-        let image = havre_oci::image::Config { cmd: Some(vec!["true".into()]), ..Default::default() };
+        let image = havre_oci::image::ContainerConfig { cmd: Some(vec!["true".into()]), ..Default::default() };
         Merged::new(spec, &image).unwrap()
     }
 

@@ -15,7 +15,7 @@ use havre_store::db::{Batch, Db};
 use crate::EngineError;
 use crate::container::Origin;
 use crate::containers::Containers;
-use crate::launcher::{Launcher, remove_tree};
+use crate::launcher::{Launcher, remove_cgroup, remove_tree};
 use crate::link::{self, Found, Link};
 use crate::record::{CONTAINERS, Changing, Fixed, STATES};
 use crate::restart;
@@ -149,14 +149,10 @@ async fn ask_status(link: &mut Link) -> std::io::Result<Status> {
 fn sweep(launcher: &Launcher, known: &BTreeSet<ContainerId>) {
     let parent = &launcher.settings.cgroup_parent;
     for name in Cgroup::children_under(parent) {
-        let owned = ContainerId::parse(&name).is_ok_and(|id| known.contains(&id));
-        if !owned && ContainerId::parse(&name).is_ok() && is_ours(launcher, &name) {
+        if ContainerId::parse(&name).is_ok_and(|id| !known.contains(&id)) {
             let path = format!("{}/{name}", parent.trim_end_matches('/'));
-            let cgroup = Cgroup::open(&path);
             tracing::info!(path, "removing a control group without a container");
-            if let Err(error) = cgroup.kill().and_then(|()| cgroup.remove()) {
-                tracing::error!(path, error = havre_base::chain(&error), "cannot remove a control group");
-            }
+            remove_cgroup(&path);
         }
     }
     for root in [&launcher.settings.exec_root, &launcher.settings.data_root] {
@@ -170,10 +166,7 @@ fn sweep(launcher: &Launcher, known: &BTreeSet<ContainerId>) {
             }
         }
     }
-    launcher.images.sweep(&|id| known.contains(id));
-}
-
-/// Several engines may share a parent group; a group is ours when its run folder is below our root.
-fn is_ours(launcher: &Launcher, name: &str) -> bool {
-    launcher.settings.exec_root.join("containers").join(name).exists()
+    if let Err(error) = launcher.images.sweep(&|id| known.contains(id)) {
+        tracing::error!(error = havre_base::chain(&error), "cannot remove what no image or container owns");
+    }
 }

@@ -227,7 +227,7 @@ pub struct Security {
 }
 
 /// System call filter.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum SeccompSpec {
     /// Docker's default profile.
     #[default]

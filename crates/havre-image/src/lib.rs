@@ -1,1 +1,398 @@
-//! Names to manifests: load, import, tag, list, inspect, remove, the embedded image.
+//! Images: names to configurations and layers; load, import, save, tag, list, remove, and the embedded one.
+//!
+//! An image's id is the digest of its configuration, as in Docker. Layers are shared by the digest of their
+//! archives. What is asked is answered from memory; the database is for the next start.
+//!
+//! Invariants: a recorded image has its configuration and all its layers on disk; a name leads to a recorded
+//! image; what neither an image, a container nor a running operation needs is removed. No lock is held while
+//! an archive is read or written.
+//! Not here: containers (the caller says who uses an image), mounting, registries.
+
+mod archive;
+pub mod change;
+mod error;
+mod filter;
+mod hello;
+mod import;
+mod remove;
+mod save;
+mod state;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use havre_base::{Clock, ContainerId, SystemClock, Timestamp};
+use havre_oci::image::{History, ImageConfig};
+use havre_oci::{Digest, Reference};
+use havre_store::{Batch, Content, Db, Snapshots, Table};
+
+pub use archive::{LoadEvent, Loaded};
+pub use error::ImageError;
+pub use filter::ListSpec;
+pub use hello::HELLO_LABEL;
+pub use import::ImportSpec;
+pub use remove::{ImageUser, Removed};
+use state::{ImageRecord, Known, State};
+
+const IMAGES: Table = Table("images");
+const TAGS: Table = Table("tags");
+const WRITABLES: Table = Table("writable-layers");
+
+/// Overlayfs takes this many lower layers (`OVL_MAX_STACK`).
+const MAX_LAYERS: usize = 500;
+
+type Result<T> = std::result::Result<T, ImageError>;
+
+/// An image, as one needs it to make a container.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The digest of its configuration.
+    pub id: Digest,
+    /// The configuration.
+    pub config: Arc<ImageConfig>,
+}
+
+/// An image, as one looks at it.
+#[derive(Debug, Clone)]
+pub struct ImageView {
+    /// The digest of its configuration.
+    pub id: Digest,
+    /// `name:tag`, as users write them.
+    pub repo_tags: Vec<String>,
+    /// `name@digest`.
+    pub repo_digests: Vec<String>,
+    /// The image it was made from here.
+    pub parent: Option<Digest>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// When it was last given a name.
+    pub last_tagged: Option<Timestamp>,
+    /// Bytes of the files of all layers.
+    pub size: u64,
+    /// The configuration, with the layers' digests.
+    pub config: Arc<ImageConfig>,
+    /// The layers' folders, topmost first.
+    pub lowers: Vec<PathBuf>,
+}
+
+/// A line of an image's history, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryView {
+    /// The image's id for the newest line; `None` for those whose image is not here.
+    pub id: Option<Digest>,
+    /// What was done.
+    pub step: History,
+    /// When, if that is a time at all.
+    pub created: Option<Timestamp>,
+    /// Names of the image, on the newest line.
+    pub tags: Vec<String>,
+    /// Bytes of files it added.
+    pub size: u64,
+}
+
+/// A container's writable layer and what lies below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writable {
+    /// Overlayfs's upper folder.
+    pub upper: PathBuf,
+    /// Overlayfs's work folder.
+    pub work: PathBuf,
+    /// The image's layers, topmost first. Never empty.
+    pub lowers: Vec<PathBuf>,
+}
+
+/// The image service.
+#[derive(Debug)]
+pub struct Images {
+    db: Arc<Db>,
+    content: Content,
+    snapshots: Snapshots,
+    /// Below the writable layer of an image that has no layers.
+    empty: PathBuf,
+    /// Protects what is known; held for a few lines, and around a commit to the database so that changes
+    /// are durable in the order they are seen.
+    state: Mutex<State>,
+}
+
+impl Images {
+    /// Opens the images in `data_root`. An image whose files are not all there is forgotten, with a warning.
+    pub fn open(data_root: &Path, db: Arc<Db>) -> Result<Self> {
+        let content = Content::open(&data_root.join("content"))?;
+        let snapshots = Snapshots::open(&data_root.join("snapshots"))?;
+        let empty = snapshots.empty_layer()?;
+        let mut state = State::default();
+        let mut forget = Batch::new();
+        for (key, record) in db.load::<ImageRecord>(IMAGES)? {
+            let known = Digest::parse(&key).ok().and_then(|id| Known::read(id, record, &content, &snapshots));
+            if let Some(known) = known {
+                state.images.insert(known.id.clone(), known);
+            } else {
+                tracing::warn!(image = key, "image is not complete on disk; forgetting it");
+                forget = forget.delete(IMAGES, &key);
+            }
+        }
+        for (key, id) in db.load::<Digest>(TAGS)? {
+            match Reference::parse(&key) {
+                Ok(reference) if state.images.contains_key(&id) => {
+                    state.tags.insert(reference, id);
+                }
+                _ => forget = forget.delete(TAGS, &key),
+            }
+        }
+        for (key, layers) in db.load::<Vec<Digest>>(WRITABLES)? {
+            match ContainerId::parse(&key) {
+                Ok(container) => drop(state.writables.insert(container, layers)),
+                Err(_) => forget = forget.delete(WRITABLES, &key),
+            }
+        }
+        if !forget.is_empty() {
+            db.commit(forget)?;
+        }
+        Ok(Self { db, content, snapshots, empty, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now() -> Timestamp {
+        SystemClock.now()
+    }
+
+    /// The image of this name, id, beginning of an id, or digest.
+    pub fn resolve(&self, name_or_id: &str) -> Result<Image> {
+        let state = self.state();
+        let id = state.find(name_or_id)?;
+        state.image(&id).ok_or_else(|| ImageError::NotFound(name_or_id.into()))
+    }
+
+    /// The image of exactly this id.
+    #[must_use]
+    pub fn get(&self, id: &Digest) -> Option<Image> {
+        self.state().image(id)
+    }
+
+    /// Everything about an image.
+    pub fn inspect(&self, name_or_id: &str) -> Result<ImageView> {
+        let state = self.state();
+        let id = state.find(name_or_id)?;
+        state
+            .images
+            .get(&id)
+            .map(|known| self.view(&state, known))
+            .ok_or(ImageError::NotFound(name_or_id.into()))
+    }
+
+    /// The images the specification asks for, newest first.
+    pub fn list(&self, spec: &ListSpec) -> Result<Vec<ImageView>> {
+        let state = self.state();
+        let chosen = spec.bind(&state, Self::now())?;
+        let mut views: Vec<ImageView> = state
+            .images
+            .values()
+            .filter_map(|known| chosen.select(&state, self.view(&state, known)))
+            .collect();
+        views.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.repo_tags.cmp(&b.repo_tags)));
+        Ok(views)
+    }
+
+    /// How many images there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.state().images.len()
+    }
+
+    fn view(&self, state: &State, known: &Known) -> ImageView {
+        let mut view = ImageView {
+            id: known.id.clone(),
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            parent: known.record.parent.clone(),
+            created: known.config.created_at(),
+            last_tagged: known.record.last_tagged,
+            size: known.size(),
+            config: Arc::clone(&known.config),
+            lowers: self.folders(&known.config.rootfs.diff_ids),
+        };
+        for reference in state.names(&known.id) {
+            let list =
+                if reference.digest().is_some() { &mut view.repo_digests } else { &mut view.repo_tags };
+            list.push(reference.familiar());
+        }
+        view.repo_tags.sort();
+        view.repo_digests.sort();
+        view
+    }
+
+    fn folders(&self, layers: &[Digest]) -> Vec<PathBuf> {
+        if layers.is_empty() {
+            return vec![self.empty.clone()];
+        }
+        layers.iter().rev().map(|layer| self.snapshots.layer_path(layer)).collect()
+    }
+
+    /// How an image came to be, newest step first.
+    pub fn history(&self, name_or_id: &str) -> Result<Vec<HistoryView>> {
+        let state = self.state();
+        let id = state.find(name_or_id)?;
+        let known = state.images.get(&id).ok_or_else(|| ImageError::NotFound(name_or_id.into()))?;
+        let mut sizes = known.sizes.iter().copied();
+        let mut lines: Vec<HistoryView> = Vec::new();
+        for step in &known.config.history {
+            let size = if step.empty_layer { 0 } else { sizes.next().unwrap_or(0) };
+            let created = step.created.as_deref().and_then(|text| Timestamp::parse_rfc3339(text).ok());
+            lines.push(HistoryView { id: None, step: step.clone(), created, tags: Vec::new(), size });
+        }
+        lines.reverse();
+        if let Some(newest) = lines.first_mut() {
+            newest.tags =
+                state.names(&id).filter(|name| name.digest().is_none()).map(Reference::familiar).collect();
+            newest.id = Some(id);
+        }
+        Ok(lines)
+    }
+
+    /// Gives an image one more name, taking it from the image that had it.
+    pub fn tag(&self, source: &str, target: &str) -> Result<Image> {
+        let reference = Reference::parse(target)?;
+        if reference.digest().is_some() {
+            return Err(ImageError::TagWithDigest);
+        }
+        if reference.familiar_name() == "sha256" {
+            return Err(ImageError::TagLikeDigest);
+        }
+        let mut state = self.state();
+        let id = state.find(source)?;
+        self.set_tags(&mut state, &[(reference, id.clone())])?;
+        state.image(&id).ok_or_else(|| ImageError::NotFound(source.into()))
+    }
+
+    fn set_tags(&self, state: &mut State, tags: &[(Reference, Digest)]) -> Result<()> {
+        let now = Self::now();
+        let mut batch = Batch::new();
+        for (reference, id) in tags {
+            batch = batch.put(TAGS, &reference.to_string(), id);
+            if let Some(known) = state.images.get(id) {
+                let record = ImageRecord { last_tagged: Some(now), ..known.record.clone() };
+                batch = batch.put(IMAGES, &id.to_string(), &record);
+            }
+        }
+        self.db.commit(batch)?;
+        for (reference, id) in tags {
+            state.tags.insert(reference.clone(), id.clone());
+            if let Some(known) = state.images.get_mut(id) {
+                known.record.last_tagged = Some(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records images whose layers and configurations are on disk already.
+    fn add(&self, new: Vec<Known>, tags: &[(Reference, Digest)]) -> Result<()> {
+        let mut state = self.state();
+        let mut batch = Batch::new();
+        for known in &new {
+            if !state.images.contains_key(&known.id) {
+                batch = batch.put(IMAGES, &known.id.to_string(), &known.record);
+            }
+        }
+        if !batch.is_empty() {
+            self.db.commit(batch)?;
+        }
+        for known in new {
+            state.images.entry(known.id.clone()).or_insert(known);
+        }
+        if tags.is_empty() { Ok(()) } else { self.set_tags(&mut state, tags) }
+    }
+
+    /// The layers of an image, topmost first; never empty.
+    pub fn lowers(&self, image: &Digest) -> Result<Vec<PathBuf>> {
+        let state = self.state();
+        let known = state.images.get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
+        Ok(self.folders(&known.config.rootfs.diff_ids))
+    }
+
+    /// Makes the writable layer of a container, or finds it. Its image's layers stay as long as it does, even
+    /// when the image is removed by force.
+    pub fn create_writable(&self, container: &ContainerId, image: &Digest) -> Result<Writable> {
+        let layers = {
+            let mut state = self.state();
+            if let Some(layers) = state.writables.get(container) {
+                layers.clone()
+            } else {
+                let known = state.images.get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
+                let layers = known.config.rootfs.diff_ids.clone();
+                self.db.enqueue(Batch::new().put(WRITABLES, container.as_str(), &layers));
+                state.writables.insert(container.clone(), layers.clone());
+                layers
+            }
+        };
+        let made = self.snapshots.create_writable(container)?;
+        Ok(Writable { upper: made.upper, work: made.work, lowers: self.folders(&layers) })
+    }
+
+    /// Removes the writable layer of a container; absent counts as removed. The files go behind.
+    pub fn remove_writable(&self, container: &ContainerId) -> Result<()> {
+        self.snapshots.remove_writable(container)?;
+        let mut state = self.state();
+        if let Some(layers) = state.writables.remove(container) {
+            self.db.enqueue(Batch::new().delete(WRITABLES, container.as_str()));
+            for layer in layers.iter().filter(|layer| !state.layer_is_needed(layer)) {
+                self.snapshots.remove_layer(layer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// At start: removes what nobody owns. `alive` says which containers exist.
+    pub fn sweep(&self, alive: &dyn Fn(&ContainerId) -> bool) -> Result<()> {
+        let known: Vec<ContainerId> = self.state().writables.keys().cloned().collect();
+        for container in self.snapshots.writables().into_iter().chain(known) {
+            if !alive(&container) {
+                self.remove_writable(&container)?;
+            }
+        }
+        let state = self.state();
+        for layer in self.snapshots.layers() {
+            if !state.layer_is_needed(&layer) {
+                self.snapshots.remove_layer(&layer)?;
+            }
+        }
+        for blob in self.content.list() {
+            if !state.images.contains_key(&blob) && !state.pins.contains_key(&blob) {
+                self.content.remove(&blob)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of all layers, and of each image's those no other has.
+    #[must_use]
+    pub fn disk_usage(&self) -> DiskUsage {
+        let state = self.state();
+        let mut layers: BTreeMap<&Digest, (u64, u32)> = BTreeMap::new();
+        for known in state.images.values() {
+            for (layer, size) in known.config.rootfs.diff_ids.iter().zip(&known.sizes) {
+                layers.entry(layer).or_insert((*size, 0)).1 += 1;
+            }
+        }
+        let shared = |known: &Known| {
+            let ids = known.config.rootfs.diff_ids.iter();
+            ids.filter_map(|id| layers.get(id)).filter(|(_, users)| *users > 1).map(|(size, _)| size).sum()
+        };
+        DiskUsage {
+            layers: layers.values().map(|(size, _)| size).sum(),
+            shared: state.images.values().map(|known| (known.id.clone(), shared(known))).collect(),
+        }
+    }
+}
+
+/// What the images take on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskUsage {
+    /// Bytes of all layers.
+    pub layers: u64,
+    /// Of each image, the bytes it shares with others.
+    pub shared: BTreeMap<Digest, u64>,
+}

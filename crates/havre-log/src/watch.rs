@@ -47,6 +47,12 @@ impl Watch {
     }
 }
 
+impl From<Watch> for OwnedFd {
+    fn from(watch: Watch) -> Self {
+        watch.0
+    }
+}
+
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

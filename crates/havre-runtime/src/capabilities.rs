@@ -172,6 +172,12 @@ impl fmt::Display for CapabilitySet {
     }
 }
 
+/// What this process is permitted now.
+pub(crate) fn available_now() -> CapabilitySet {
+    CapabilitySet(rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits()))
+        .intersection(CapabilitySet::ALL)
+}
+
 /// What this process may give on: what it is permitted and its bounding set has.
 pub fn available() -> CapabilitySet {
     let permitted = rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits())

@@ -100,6 +100,15 @@ impl Snapshots {
         Ok(Self { layers, containers, temporary, trash, janitor })
     }
 
+    /// A folder with nothing in it, for what needs a lower layer and has none.
+    pub fn empty_layer(&self) -> Result<PathBuf, StoreError> {
+        let path = self.layers.join("empty");
+        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(path),
+            Err(error) => Err(StoreError::write(&path, error)),
+        }
+    }
+
     /// What is known of a layer, if it is here.
     #[must_use]
     pub fn layer(&self, diff_id: &Digest) -> Option<LayerInfo> {

@@ -49,20 +49,17 @@ fn main() -> ExitCode {
     match Role::from_args(std::env::args_os().collect()) {
         Role::Cli(args) => havre_cli::main(args),
         Role::Daemon(args, called_as_dockerd) => daemon(args, called_as_dockerd),
-        Role::Shim => waiting("shim"),
+        Role::Shim => havre_runtime::shim::main(),
         Role::Init => waiting("init"),
         Role::Oci(_) => waiting("oci"),
         Role::Hello => hello::main(),
     }
 }
 
-/// Starts the engine. One that the command line started must not die with its terminal.
-fn daemon(_args: Vec<OsString>, _called_as_dockerd: bool) -> ExitCode {
-    if std::env::var_os("HAVRE_AUTOSTARTED").is_some() {
-        // Fails only for the leader of a process group, which nobody made us.
-        rustix::process::setsid().ok();
-    }
-    waiting("daemon")
+/// Starts the engine. Its options are text; what is not is shown as such in the refusal.
+fn daemon(args: Vec<OsString>, called_as_dockerd: bool) -> ExitCode {
+    let args: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    havre_daemon::main(&args, called_as_dockerd)
 }
 
 /// A role that is not in this build yet.

@@ -136,8 +136,7 @@ impl Cgroup {
     fn make(&self) -> Result<(), RuntimeError> {
         for hierarchy in &self.layout.hierarchies {
             let mut folder = hierarchy.root.clone();
-            let mut parts = self.path.split('/').filter(|part| !part.is_empty()).peekable();
-            while let Some(part) = parts.next() {
+            for part in self.path.split('/').filter(|part| !part.is_empty()) {
                 if hierarchy.version == Version::V2 {
                     v2::enable_controllers(&folder)?;
                 }
@@ -402,6 +401,11 @@ impl Cgroup {
     /// Which hierarchies there are, for the mounts inside the container.
     pub(crate) fn layout(&self) -> &'static Layout {
         self.layout
+    }
+
+    /// The folder of the group on v2.
+    pub(crate) fn folder_v2(&self) -> String {
+        self.primary().to_string_lossy().into_owned()
     }
 
     /// The folders of the group with the names under which the container sees them.

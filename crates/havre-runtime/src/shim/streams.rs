@@ -344,7 +344,8 @@ impl Streams {
     fn rewatch(&mut self, reactor: &Reactor) {
         let input_full = self.feed.as_ref().is_some_and(|feed| feed.queue.len() >= INPUT_HIGH_WATER);
         for (id, client) in &self.clients {
-            let read = !client.ended && !(input_full && client.feeds());
+            let held = input_full && client.feeds();
+            let read = !(client.ended || held);
             let interest = Interest { read, write: client.pending() > 0 };
             reactor.set(client.fd(), (self.token)(Part::Client(*id)), interest).unwrap_or(());
         }

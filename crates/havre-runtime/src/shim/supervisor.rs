@@ -308,7 +308,11 @@ impl Supervisor {
             Some(log) => {
                 let options =
                     Options { max_size: log.max_size, max_file: log.max_file, compress: log.compress };
-                Some(Writer::open(&log.path, options).map_err(internal("cannot open the log"))?)
+                let opened = Writer::open(&log.path, options).map_err(|error| Failure {
+                    kind: FailureKind::Internal,
+                    message: chain(&error),
+                });
+                Some(opened?)
             }
         };
         let cgroup = Cgroup::create(&config.cgroup, &resources).map_err(|error| failure(&error))?;

@@ -267,9 +267,9 @@ fn network(
             }
             Ok(NetworkMode::Host)
         }
-        "" | "default" | "bridge" => {
+        "" | "default" => {
             warnings.push(
-                "bridge networks are not yet supported: the container has a loopback interface only (use --network host or none)"
+                "bridge networks are not yet supported: the container has a loopback interface only (--network host or none avoids this warning)"
                     .into(),
             );
             Ok(NetworkMode::None)

@@ -9,7 +9,7 @@ use havre_base::{Clock as _, SystemClock, Timestamp};
 use havre_engine::{AttachSpec, View};
 use havre_log::{Entry, ReadSpec, Reader, Stream};
 use hyper::StatusCode;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 
 use crate::body::{self, Answer, Sink};
 use crate::error::Refusal;
@@ -192,7 +192,8 @@ async fn send_log(
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        Some(AsyncFd::new(havre_log::watch(&path)?)?)
+        // Any descriptor that becomes readable will do for tokio's pipe.
+        Some(pipe::Receiver::from_owned_fd_unchecked(havre_log::watch(&path)?.into())?)
     } else {
         None
     };
@@ -219,13 +220,25 @@ async fn send_log(
         let until = wanted.read.until.map(|until| until.since(SystemClock.now()));
         tokio::select! {
             ready = watch.readable() => {
-                let mut ready = ready?;
-                watch.get_ref().drain()?;
-                ready.clear_ready();
+                ready?;
+                drain(watch)?;
             }
             changed = life.changed() => if changed.is_err() { return Ok(()) },
             () = sink.closed() => return Ok(()),
             () = tokio::time::sleep(until.unwrap_or(Duration::MAX)), if until.is_some() => return Ok(()),
+        }
+    }
+}
+
+/// Takes away pending notices; what they say is looked up in the log.
+fn drain(watch: &pipe::Receiver) -> std::io::Result<()> {
+    let mut buffer = [0; 1024];
+    loop {
+        match watch.try_read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
 }

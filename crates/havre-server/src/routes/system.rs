@@ -106,7 +106,7 @@ pub(crate) fn info(server: &Server) -> Handled {
     let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let names = |list: &[&str]| Some(list.iter().map(|name| (*name).to_owned()).collect());
     let apparmor = std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists();
-    let images = engine.images.list(&havre_image::Filter::default()).map_or(0, |images| images.len());
+    let images = engine.images.count();
     Ok(body::json(&InfoResponse {
         id: info.id.clone(),
         containers: total,

@@ -1,0 +1,112 @@
+//! What can go wrong with images. The words are Docker's where Docker has words.
+
+use std::io;
+
+use havre_base::{Classify, ContainerId, ErrorKind};
+use havre_oci::image::InvalidDocument;
+use havre_oci::{Digest, InvalidReference, Platform};
+use havre_store::StoreError;
+
+/// An error of the image service.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No image has this name or id.
+    #[error("No such image: {0}")]
+    NotFound(String),
+    /// More than one image's id begins so.
+    #[error("multiple IDs found with provided prefix: {0}")]
+    Ambiguous(String),
+    /// The text is no reference.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    /// A tag cannot have a digest.
+    #[error("refusing to create a tag with a digest reference")]
+    TagWithDigest,
+    /// A name that looks like a digest.
+    #[error("refusing to create an ambiguous tag using digest algorithm as name")]
+    TagLikeDigest,
+    /// The last name of an image that a container uses.
+    #[error(
+        "conflict: unable to remove repository reference {name:?} (must force) - container {} is using its referenced image {}",
+        container.short(), image.short()
+    )]
+    ReferenceInUse {
+        /// As the user gave it.
+        name: String,
+        /// Who uses it.
+        container: ContainerId,
+        /// Which image.
+        image: Digest,
+    },
+    /// The image cannot be removed, or only by force.
+    #[error("conflict: unable to delete {} ({}) - {why}", image.short(), if *hard { "cannot be forced" } else { "must be forced" })]
+    InUse {
+        /// Which image.
+        image: Digest,
+        /// Whether force would not help.
+        hard: bool,
+        /// Whether it is a container that uses it.
+        used: bool,
+        /// Why.
+        why: String,
+    },
+    /// The archive is not one of images.
+    #[error("invalid archive: {0}")]
+    Archive(String),
+    /// A document in the archive.
+    #[error("invalid archive: {name}")]
+    Document {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: InvalidDocument,
+    },
+    /// The archive has nothing for this machine.
+    #[error("image operating system \"{}\" cannot be used on this platform", .0.os)]
+    Platform(Platform),
+    /// An instruction of `--change`.
+    #[error("{0}")]
+    Change(String),
+    /// A filter of a list.
+    #[error("invalid filter '{0}'")]
+    Filter(String),
+    /// A filter's value.
+    #[error("invalid filter '{name}={value}'")]
+    FilterValue {
+        /// The filter.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// Our own program cannot be read for the embedded image.
+    #[error("cannot read the program for the image hello")]
+    Hello(#[source] io::Error),
+    /// The receiver of an archive went away.
+    #[error("cannot write the archive")]
+    Save(#[source] io::Error),
+    /// The store failed, or refused what it was given.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Classify for ImageError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Ambiguous(_)
+            | Self::Reference(_)
+            | Self::TagWithDigest
+            | Self::TagLikeDigest
+            | Self::Archive(_)
+            | Self::Document { .. }
+            | Self::Platform(_)
+            | Self::Change(_)
+            | Self::Filter(_)
+            | Self::FilterValue { .. } => ErrorKind::InvalidParameter,
+            Self::ReferenceInUse { .. } | Self::InUse { .. } => ErrorKind::Conflict,
+            Self::Hello(_) | Self::Save(_) => ErrorKind::Internal,
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
