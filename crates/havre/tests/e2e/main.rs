@@ -6,6 +6,13 @@
 //! `HAVRE_E2E_HOST=unix:///...` takes a daemon that runs already, to compare expectations with another
 //! engine.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test binary without the standard harness"
+)]
+
 mod cases;
 mod terminal;
 mod world;
