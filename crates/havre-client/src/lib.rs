@@ -20,8 +20,8 @@ use std::cell::{Cell, RefCell};
 use bytes::Bytes;
 use havre_api::ApiVersion;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
 pub use hyper::Method;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -212,10 +212,14 @@ impl Client {
                 Some(connection) => connection,
                 None => Connection::open(&self.endpoint).await?,
             };
+            // A kept connection may close while the request is on its way; asking again changes nothing.
+            let spare = (!fresh && request.method() == Method::GET).then(|| copy(&request));
             match connection.send(request).await {
                 Ok(response) => return Ok((response, connection)),
-                Err((_, Some(returned))) if !fresh => request = returned,
-                Err((error, _)) => return Err(ClientError::Transport(error)),
+                Err((error, returned)) => match returned.filter(|_| !fresh).or(spare) {
+                    Some(again) => request = again,
+                    None => return Err(ClientError::Transport(error)),
+                },
             }
         }
     }
@@ -248,6 +252,15 @@ impl Client {
             });
         limit.is_some_and(|limit| self.version.replace(limit) != limit)
     }
+}
+
+/// The same request again, without a body.
+fn copy(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::Empty);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    copy
 }
 
 /// A successful answer whose body has not been read yet.

@@ -154,6 +154,19 @@ impl Drop for CidFile {
     }
 }
 
+/// Why no container was made.
+enum Refusal {
+    /// What the daemon said; `run` and `create` differ in how they pass it on.
+    Daemon(String),
+    Other(Failure),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Other(failure)
+    }
+}
+
 /// Creates the container and returns its id.
 async fn create_container(
     app: &App,
@@ -161,20 +174,18 @@ async fn create_container(
     args: &Args,
     command: &Command,
     detached: bool,
-) -> Result<(String, Creation), Failure> {
+) -> Result<(String, Creation), Refusal> {
     let creation =
         creation(args, detached, terminal::size()).map_err(|reason| refused(app, args, command, &reason))?;
     let pull = args.text("pull");
     if !matches!(pull, "" | "always" | "missing" | "never") {
-        return Err(early(
-            app,
-            args,
-            &format!("invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\""),
-        ));
+        let reason =
+            format!("invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\"");
+        return Err(early(app, args, &reason).into());
     }
     let mut cid = CidFile::reserve(args.text("cidfile")).map_err(|reason| early(app, args, &reason))?;
     if pull == "always" {
-        return Err(early(app, args, "not yet supported: pulling images"));
+        return Err(Refusal::Daemon("not yet supported: pulling images".into()));
     }
     let created = match client.create(&creation.name, &creation.platform, &creation.request).await {
         Ok(created) => created,
@@ -185,9 +196,9 @@ async fn create_container(
                 "Unable to find image '{}' locally",
                 with_tag(&creation.request.config.image)
             ));
-            return Err(early(app, args, "not yet supported: pulling images"));
+            return Err(Refusal::Daemon("not yet supported: pulling images".into()));
         }
-        Err(error) => return Err(early(app, args, &describe(&error))),
+        Err(error) => return Err(Refusal::Daemon(describe(&error))),
     };
     for warning in &created.warnings {
         output::complain(&format!("WARNING: {warning}"));
@@ -201,8 +212,11 @@ async fn create_container(
 fn create(app: &App, args: &Args) -> Result<u8, Failure> {
     app.block(async {
         let client = app.client().await?;
-        let (id, _) = create_container(app, client, args, &CREATE, false).await?;
-        output::line(&id)?;
+        match create_container(app, client, args, &CREATE, false).await {
+            Ok((id, _)) => output::line(&id)?,
+            Err(Refusal::Daemon(message)) => return Err(Failure::plain(message)),
+            Err(Refusal::Other(failure)) => return Err(failure),
+        }
         Ok(0)
     })
 }
@@ -227,15 +241,19 @@ fn run(app: &App, args: &Args) -> Result<u8, Failure> {
     if tty && !detached && args.on("interactive") && !terminal::input_is_terminal() {
         return Err(Failure::plain("the input device is not a TTY"));
     }
+    let not_run = |refusal| match refusal {
+        Refusal::Daemon(message) => early(app, args, &message),
+        Refusal::Other(failure) => failure,
+    };
     app.block(async {
         let client = app.client().await?;
         if detached {
-            let (id, _) = create_container(app, client, args, &RUN, true).await?;
+            let (id, _) = create_container(app, client, args, &RUN, true).await.map_err(not_run)?;
             client.start(&id, "").await.map_err(|error| start_failed(app, args, &error))?;
             output::line(&id)?;
             return Ok(0);
         }
-        let (id, creation) = create_container(app, client, args, &RUN, false).await?;
+        let (id, creation) = create_container(app, client, args, &RUN, false).await.map_err(not_run)?;
         let config = &creation.request.config;
         let (keys, detach) =
             if tty { detach_keys(app, args)? } else { (String::new(), DetachKeys::standard()) };

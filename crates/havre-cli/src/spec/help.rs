@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::{Command, Flag, Kind};
+use super::{Command, Flag, Kind, switch};
 
 /// Help is laid out for this width when the terminal does not say or is wider.
 const WIDTH: usize = 80;
+
+const HELP: Flag = switch("help", "Print usage");
 
 /// The whole help text of a command.
 pub(crate) fn command_help(command: &Command, program: &str, called: &str) -> String {
@@ -15,6 +17,10 @@ pub(crate) fn command_help(command: &Command, program: &str, called: &str) -> St
         write!(out, "\nAliases:\n  {}\n", names.join(", ")).ok();
     }
     let mut flags: Vec<&Flag> = command.flags().filter(|flag| !flag.hidden).collect();
+    // Where -h is taken, the way to this text is worth a line.
+    if flags.iter().any(|flag| flag.short == Some('h')) {
+        flags.push(&HELP);
+    }
     flags.sort_by_key(|flag| flag.long);
     if !flags.is_empty() {
         write!(out, "\nOptions:\n{}", options(&flags)).ok();
