@@ -1,7 +1,7 @@
 //! The expectations, the same for every client.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 
 use crate::Test;
@@ -225,12 +225,14 @@ fn signals_are_passed_on(_: &World, client: &Client) {
     let mut command = std::process::Command::new(client.program());
     client.environment(&mut command);
     let mut child = command.args(args).arg(script).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    output.read_line(&mut text).unwrap();
+    assert_eq!(text, "ready\n");
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert_eq!(lines.next().unwrap().unwrap(), "caught");
-    assert_eq!(child.wait().unwrap().code(), Some(9));
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), child.wait().unwrap().code()), ("ready\ncaught\n", Some(9)));
 }
 
 fn kill_and_restart(_: &World, client: &Client) {
