@@ -114,6 +114,12 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        // Containers outlive their daemon, so they go first.
+        if let Ok(ids) = self.client(&["ps", "--all", "--quiet"]) {
+            for id in ids.split_whitespace() {
+                let _removed = self.client(&["rm", "--force", id]);
+            }
+        }
         // What is already gone needs no end; the daemon is ours to wait for.
         let _asked = process::terminate(self.daemon.id());
         for _ in 0..200 {

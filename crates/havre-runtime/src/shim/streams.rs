@@ -2,7 +2,8 @@
 //!
 //! Invariants: output is written to the log before any client sees it; a client that does not read
 //! stops the process's output, never loses it and never grows without bound; after [`Streams::finish`]
-//! everything the process wrote is in the log and queued for the clients.
+//! everything the process wrote is in the log and queued for the clients; a client's stream ends only
+//! after [`Streams::release`].
 
 use std::collections::BTreeMap;
 use std::io;
@@ -154,7 +155,8 @@ impl Streams {
         }
     }
 
-    /// The process ended: takes what is left, ends the log, lets clients go when they have read all.
+    /// The process ended: takes what is left and completes the log. Clients stay until
+    /// [`Streams::release`], because the end of their stream tells them that the exit can be asked for.
     pub(super) fn finish(&mut self, reactor: &Reactor, buffer: &mut [u8]) {
         self.drop_input(reactor);
         for part in [Part::Stdout, Part::Stderr] {
@@ -172,6 +174,10 @@ impl Streams {
         {
             self.complain(&error);
         }
+    }
+
+    /// After the exit was told: lets clients go as they have read all.
+    pub(super) fn release(&mut self, reactor: &Reactor) {
         self.finished = true;
         self.sweep(reactor);
         self.rewatch(reactor);

@@ -466,13 +466,21 @@ impl Supervisor {
         child.streams.finish(&self.reactor, &mut self.buffer);
         match child.exec.clone() {
             Some(id) => {
-                if !child.streams.has_clients() {
-                    self.children.remove(&number);
-                }
                 self.status.execs.retain(|(exec, _)| *exec != id);
                 self.tell(Event::ExecExited { id, code });
             }
             None => self.container_ended(code),
+        }
+        // In this order: the exit is known, then the client's stream ends, then comes the cleaning.
+        if let Some(child) = self.children.get_mut(&number) {
+            child.streams.release(&self.reactor);
+            if child.exec.is_some() && !child.streams.has_clients() {
+                self.children.remove(&number);
+            }
+        }
+        if number == INIT {
+            remove_cgroup(&self.cgroup);
+            self.tell(Event::Clean);
         }
     }
 
@@ -484,8 +492,6 @@ impl Supervisor {
             say(&format!("cannot record the exit: {error}"));
         }
         self.tell(Event::Exited(exit));
-        remove_cgroup(&self.cgroup);
-        self.tell(Event::Clean);
     }
 
     fn note_oom(&mut self) {
