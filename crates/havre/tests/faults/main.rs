@@ -83,8 +83,12 @@ fn run(world: &Arc<World>, seed: u64, operations: usize) -> usize {
             let mut random = Random::new(seed.wrapping_add(number as u64 + 1));
             std::thread::spawn(move || {
                 let mut known = BTreeMap::new();
-                while done.fetch_add(1, Ordering::Relaxed) < operations {
-                    operate(&world, number, &mut known, &mut random);
+                while done.load(Ordering::Relaxed) < operations {
+                    if operate(&world, number, &mut known, &mut random) {
+                        done.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        world.await_daemon();
+                    }
                 }
                 known
             })
@@ -94,7 +98,7 @@ fn run(world: &Arc<World>, seed: u64, operations: usize) -> usize {
     let mut kills = 0;
     while done.load(Ordering::Relaxed) < operations {
         // Longer than a start takes, so that operations do happen; never in step with them.
-        world.pause(Duration::from_micros(30_000 + random.below(120_000)));
+        world.pause(Duration::from_micros(5_000 + random.below(120_000)));
         world.kill_daemon();
         kills += 1;
         world.start_daemon();
@@ -108,8 +112,8 @@ fn run(world: &Arc<World>, seed: u64, operations: usize) -> usize {
     kills
 }
 
-/// One operation on one container, chosen by what is known of it.
-fn operate(world: &World, worker: usize, known: &mut BTreeMap<String, Known>, random: &mut Random) {
+/// One operation on one container, chosen by what is known of it. False when no daemon took it.
+fn operate(world: &World, worker: usize, known: &mut BTreeMap<String, Known>, random: &mut Random) -> bool {
     let name = format!("w{worker}-{}", random.below(5));
     let state = known.get(&name).copied().unwrap_or(Known::Gone);
     let forever = "while true; do echo tick; sleep 1; done";
@@ -118,7 +122,7 @@ fn operate(world: &World, worker: usize, known: &mut BTreeMap<String, Known>, ra
             let ran = world.havre(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo x; exit 7"]);
             // What comes through is complete: a code that was told is the right one.
             assert!(ran.code != Some(0), "run --rm told a wrong exit code: {ran:?}");
-            return;
+            return !ran.was_refused();
         }
         (Known::Gone, 1) => {
             (world.havre(&["create", "--name", &name, "--network", "none", "busybox", "sh", "-c", forever]), Known::Resting)
@@ -134,14 +138,18 @@ fn operate(world: &World, worker: usize, known: &mut BTreeMap<String, Known>, ra
             if exec.code == Some(5) {
                 assert_eq!(exec.stdout, "out\n", "an exec that ended well lost its output");
             }
-            return;
+            return !exec.was_refused();
         }
         (Known::Running, 2) => (world.havre(&["rm", "-f", &name]), Known::Gone),
         (Known::Running, 3) => (world.havre(&["kill", &name]), Known::Resting),
         (Known::Running, _) => (world.havre(&["stop", "-t", "0", &name]), Known::Resting),
         (Known::Unsure, _) => (world.havre(&["rm", "-f", &name]), Known::Gone),
     };
+    if answer.was_refused() {
+        return false;
+    }
     known.insert(name, if answer.code == Some(0) { then } else { Known::Unsure });
+    true
 }
 
 /// Compares the engine's and the machine's state with what was acknowledged.

@@ -40,6 +40,13 @@ pub(crate) struct Answer {
     pub(crate) stderr: String,
 }
 
+impl Answer {
+    /// No daemon listened, so nothing can have happened.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.code != Some(0) && self.stderr.contains("Cannot connect")
+    }
+}
+
 /// What belongs to the engine on the machine.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Census {
@@ -56,6 +63,7 @@ pub(crate) struct World {
     folder: tempfile::TempDir,
     image: PathBuf,
     daemon: Mutex<Option<Child>>,
+    started: Condvar,
     idle: (Mutex<()>, Condvar),
 }
 
@@ -70,7 +78,7 @@ impl World {
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .map_err(|error| error.to_string())?;
         let image = havre_testkit::busybox_archive(folder.path()).map_err(|error| error.to_string())?;
-        Ok(Self { folder, image, daemon: Mutex::new(None), idle: (Mutex::new(()), Condvar::new()) })
+        Ok(Self { folder, image, daemon: Mutex::new(None), started: Condvar::new(), idle: (Mutex::new(()), Condvar::new()) })
     }
 
     pub(crate) fn image(&self) -> &Path {
@@ -107,6 +115,13 @@ impl World {
         std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the daemon does not start");
         *self.daemon.lock().unwrap() = Some(child);
+        self.started.notify_all();
+    }
+
+    /// Waits until a daemon that was killed is there again.
+    pub(crate) fn await_daemon(&self) {
+        let daemon = self.daemon.lock().unwrap();
+        drop(self.started.wait_timeout_while(daemon, PATIENCE, |daemon| daemon.is_none()).unwrap());
     }
 
     pub(crate) fn kill_daemon(&self) {
