@@ -139,6 +139,10 @@ fn find(passwd: &str, group: &str, user: &str, additional: &[String]) -> Result<
     }
     let mut seen = std::collections::BTreeSet::new();
     identity.groups.retain(|gid| seen.insert(*gid));
+    // The first group is also among the others, or a file could deny it by its group (CVE-2022-36109).
+    if !identity.groups.contains(&identity.gid) {
+        identity.groups.insert(0, identity.gid);
+    }
     Ok(identity)
 }
 
@@ -167,18 +171,18 @@ mod tests {
 
     #[test]
     fn users_and_groups_are_found_as_docker_finds_them() {
-        assert_eq!(ids(""), Ok((0, 0, vec![10])));
-        assert_eq!(ids("bob"), Ok((1000, 1001, vec![10, 29])));
-        assert_eq!(ids("bob:"), Ok((1000, 1001, vec![10, 29])));
-        assert_eq!(ids("bob:audio"), Ok((1000, 29, vec![])));
-        assert_eq!(ids("1000"), Ok((1000, 1001, vec![10, 29])));
-        assert_eq!(ids("4000"), Ok((4000, 0, vec![])));
-        assert_eq!(ids("4000:50"), Ok((4000, 50, vec![])));
-        assert_eq!(ids(":wheel"), Ok((0, 10, vec![])));
-        assert_eq!(ids("2147483647"), Ok((2_147_483_647, 0, vec![])));
-        assert_eq!(find("", "", "7", &[]).unwrap(), Identity { uid: 7, ..Identity::default() });
+        assert_eq!(ids(""), Ok((0, 0, vec![0, 10])));
+        assert_eq!(ids("bob"), Ok((1000, 1001, vec![1001, 10, 29])));
+        assert_eq!(ids("bob:"), Ok((1000, 1001, vec![1001, 10, 29])));
+        assert_eq!(ids("bob:audio"), Ok((1000, 29, vec![29])));
+        assert_eq!(ids("1000"), Ok((1000, 1001, vec![1001, 10, 29])));
+        assert_eq!(ids("4000"), Ok((4000, 0, vec![0])));
+        assert_eq!(ids("4000:50"), Ok((4000, 50, vec![50])));
+        assert_eq!(ids(":wheel"), Ok((0, 10, vec![10])));
+        assert_eq!(ids("2147483647"), Ok((2_147_483_647, 0, vec![0])));
+        assert_eq!(find("", "", "7", &[]).unwrap(), Identity { uid: 7, groups: vec![0], ..Identity::default() });
         let more = ["audio".to_owned(), "50".to_owned(), "29".to_owned()];
-        assert_eq!(find(PASSWD, GROUP, "", &more).unwrap().groups, [10, 29, 50]);
+        assert_eq!(find(PASSWD, GROUP, "", &more).unwrap().groups, [0, 10, 29, 50]);
     }
 
     #[test]

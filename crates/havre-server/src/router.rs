@@ -134,8 +134,29 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
     }
 }
 
+/// Objects of kinds that wait to be built: there is none, and saying so is true. Clients that look for an
+/// object of any kind by its name (`docker inspect`) rely on it.
+fn absent(parts: &[&str]) -> Option<Refusal> {
+    let missing = |message: String| Some(Refusal::new(havre_base::ErrorKind::NotFound, message));
+    match parts {
+        ["networks", name] => missing(format!("network {name} not found")),
+        ["volumes", name] => missing(format!("get {name}: no such volume")),
+        ["plugins", name @ .., "json"] => missing(format!("plugin \"{}\" not found", name.join("/"))),
+        ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => Some(Refusal::new(
+            havre_base::ErrorKind::Unavailable,
+            "This node is not a swarm manager. Swarm mode is not yet supported.",
+        )),
+        _ => None,
+    }
+}
+
 /// The endpoints that wait to be built, by what a user would call them.
 fn waiting(method: &Method, parts: &[&str]) -> Handled {
+    if method == Method::GET
+        && let Some(refusal) = absent(parts)
+    {
+        return Err(refusal);
+    }
     let what = match parts {
         ["containers", "prune"] => "pruning containers",
         ["containers", _, "attach", "ws"] => "attaching over a websocket",

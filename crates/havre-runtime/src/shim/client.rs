@@ -47,6 +47,8 @@ pub(super) struct Client {
     sent: usize,
     /// The client's sending side is closed.
     pub(super) ended: bool,
+    /// Our sending side is closed.
+    closing: bool,
 }
 
 impl Client {
@@ -55,7 +57,7 @@ impl Client {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let keys = (terminal && spec.stdin && !spec.detach_keys.is_empty())
             .then(|| DetachKeys::new(spec.detach_keys.clone()));
-        Ok(Self { fd, spec, keys, queue: Vec::new(), sent: 0, ended: false })
+        Ok(Self { fd, spec, keys, queue: Vec::new(), sent: 0, ended: false, closing: false })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -131,6 +133,22 @@ impl Client {
             self.queue.extend_from_slice(bytes);
         }
         self.flush()
+    }
+
+    /// Ends our side once everything is sent; true when the other side has ended too. A socket that is
+    /// closed with unread input would tell the client of an error instead of the end.
+    pub(super) fn end(&mut self) -> bool {
+        if self.pending() > 0 {
+            return false;
+        }
+        if !self.closing {
+            self.closing = true;
+            // A client that is gone already is as good as one that ended.
+            if rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write).is_err() {
+                self.ended = true;
+            }
+        }
+        self.ended
     }
 
     /// Sends what the socket takes.

@@ -327,13 +327,16 @@ impl Streams {
         }
     }
 
-    /// After the end, drops clients that have everything.
+    /// After the end, drops clients that have everything and say no more.
     fn sweep(&mut self, reactor: &Reactor) {
         if !self.finished {
             return;
         }
-        let done: Vec<u32> =
-            self.clients.iter().filter(|(_, client)| client.pending() == 0).map(|(id, _)| *id).collect();
+        let done: Vec<u32> = self
+            .clients
+            .iter_mut()
+            .filter_map(|(id, client)| client.end().then_some(*id))
+            .collect();
         for id in done {
             self.remove_client_quietly(reactor, id);
         }

@@ -77,17 +77,13 @@ pub(crate) fn passes(engine: &Engine, filters: &Filters, view: &View) -> bool {
         && any("isolation", &|value| value == "default")
 }
 
-/// Docker matches names by regular expression; the forms in use are a part of the name, anchored or not.
+/// Docker matches names, with and without their slash, by regular expression; a text that is none is taken
+/// as it stands.
 fn name_matches(name: &ContainerName, wanted: &str) -> bool {
     let slashed = format!("/{name}");
-    let (start, rest) = wanted.strip_prefix('^').map_or((false, wanted), |rest| (true, rest));
-    let (end, middle) = rest.strip_suffix('$').map_or((false, rest), |middle| (true, middle));
-    let bare = middle.strip_prefix('/').filter(|_| start).unwrap_or(middle);
-    match (start, end) {
-        (true, true) => name.as_str() == bare,
-        (true, false) => name.as_str().starts_with(bare),
-        (false, true) => slashed.ends_with(middle),
-        (false, false) => slashed.contains(middle),
+    match regex_lite::Regex::new(wanted) {
+        Ok(pattern) => pattern.is_match(name.as_str()) || pattern.is_match(&slashed),
+        Err(_) => slashed == wanted || name.as_str() == wanted,
     }
 }
 
@@ -99,7 +95,7 @@ mod tests {
     fn names_match_in_part_or_anchored() {
         let name = ContainerName::parse("web-1").unwrap();
         for (wanted, matches) in
-            [("web", true), ("^web$", false), ("^/web-1$", true), ("1$", true), ("^eb", false), ("", true)]
+            [("web", true), ("^web$", false), ("^/web-1$", true), ("1$", true), ("^eb", false), ("", true), ("^/?web-1$", true), ("we.*1", true)]
         {
             assert_eq!(name_matches(&name, wanted), matches, "{wanted}");
         }
