@@ -165,7 +165,7 @@ fn detached_life(_: &World, client: &Client) {
         &[],
         &["sh", "-c", "echo started; trap 'exit 3' TERM; while :; do sleep 0.1; done"],
     );
-    let filter = format!("name=^/?{name}$");
+    let filter = format!("name=^/{name}$");
     let line = client
         .run(&["ps", "--filter", &filter, "--format", "{{.Names}}|{{.Image}}|{{.State}}|{{.Command}}"])
         .exits(0);
