@@ -172,9 +172,7 @@ async fn serve(config: &Config, seccomp: SeccompSpec) -> Result<(), DaemonError>
     private_folder(&config.exec_root, 0o711)?;
     private_folder(&config.exec_root.join("containers"), 0o700)?;
     let lock_path = config.data_root.join("lock");
-    let _lock = Lock::try_acquire(&lock_path)
-        .map_err(DaemonError::io("lock", &lock_path))?
-        .ok_or_else(|| DaemonError::InUse(config.data_root.clone()))?;
+    let _lock = lock(lock_path, &config.data_root).await?;
     let db = Arc::new(Db::open(&config.data_root.join("state.db"))?);
     let images = Arc::new(Images::open(&config.data_root, Arc::clone(&db))?);
     let settings = Settings {
@@ -230,6 +228,20 @@ async fn serve(config: &Config, seccomp: SeccompSpec) -> Result<(), DaemonError>
     }
     remove_quietly(&config.pidfile);
     Ok(())
+}
+
+/// Takes the lock of the data root. A child that a killed daemon was just starting holds it for a moment
+/// longer, until it executes; an engine that lives holds it for good.
+async fn lock(path: PathBuf, data_root: &Path) -> Result<Lock, DaemonError> {
+    const MOMENT: std::time::Duration = std::time::Duration::from_secs(2);
+    let taken = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || Lock::acquire(&path))
+    };
+    match tokio::time::timeout(MOMENT, taken).await {
+        Ok(Ok(lock)) => lock.map_err(DaemonError::io("lock", path)),
+        Ok(Err(_)) | Err(_) => Err(DaemonError::InUse(data_root.to_owned())),
+    }
 }
 
 fn remove_quietly(path: &Path) {

@@ -287,6 +287,7 @@ impl Container {
                 self.link = Some(link);
                 let mut steps = launched.timings;
                 steps.extend(timings);
+                tracing::debug!(container = %self.fixed.id, nanos = ?steps, "started");
                 self.timings = Arc::new(steps);
                 self.started(&status);
                 for (spec, fd) in launched.more_clients {

@@ -93,11 +93,12 @@ pub(crate) fn spawn(
         let count = rustix::io::write(&memfd, rest)?;
         rest = rest.get(count..).unwrap_or(&[]);
     }
+    // Nothing here that the C library's posix_spawn cannot do, or the standard library would copy the whole
+    // daemon: the shim enters its folder and session by itself.
     let child = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()))
         .arg("shim")
         .arg(config.id.short())
         .env_clear()
-        .current_dir("/")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())

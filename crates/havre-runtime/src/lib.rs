@@ -17,6 +17,7 @@ mod link;
 mod lsm;
 mod mounts;
 mod namespaces;
+pub mod oci;
 mod path;
 mod rootfs;
 pub mod seccomp;

@@ -144,12 +144,17 @@ fn root_mount(mountinfo: &str) -> Option<String> {
     let kind = after.split(' ').next()?;
     let options = before.split(' ').nth(5).unwrap_or_default();
     let super_options = after.split(' ').nth(2).unwrap_or_default();
-    let layers = super_options.split(',').find_map(|option| option.strip_prefix("lowerdir="));
+    // One `lowerdir=a:b`, or since Linux 6.8 a `lowerdir+=a` for each.
+    let layers: usize = super_options
+        .split(',')
+        .filter_map(|option| option.strip_prefix("lowerdir=").or_else(|| option.strip_prefix("lowerdir+=")))
+        .map(|layers| layers.split(':').filter(|layer| !layer.is_empty()).count())
+        .sum();
     let access = if options.split(',').any(|option| option == "ro") { "read-only" } else { "writable" };
-    let layers = match layers.map(|layers| layers.split(':').filter(|layer| !layer.is_empty()).count()) {
-        Some(1) => " of 1 layer below a layer of its own".to_owned(),
-        Some(count) => format!(" of {count} layers below a layer of its own"),
-        None => String::new(),
+    let layers = match layers {
+        0 => String::new(),
+        1 => ", 1 image layer below a layer of its own".to_owned(),
+        count => format!(", {count} image layers below a layer of its own"),
     };
     Some(format!("{kind}, {access}{layers}"))
 }
@@ -234,7 +239,7 @@ mod tests {
                     3 2 0:3 / /proc rw - proc proc rw";
         assert_eq!(
             root_mount(info).as_deref(),
-            Some("overlay, read-only of 2 layers below a layer of its own")
+            Some("overlay, read-only, 2 image layers below a layer of its own")
         );
     }
 

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Role::Daemon(args, called_as_dockerd) => daemon(args, called_as_dockerd),
         Role::Shim => havre_runtime::shim::main(),
         Role::Init(args) => havre_runtime::init::main(args),
-        Role::Oci(_) => waiting("oci"),
+        Role::Oci(args) => havre_runtime::oci::main(args),
         Role::Hello => hello::main(),
     }
 }
@@ -61,13 +61,6 @@ fn main() -> ExitCode {
 fn daemon(args: Vec<OsString>, called_as_dockerd: bool) -> ExitCode {
     let args: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     havre_daemon::main(&args, called_as_dockerd)
-}
-
-/// A role that is not in this build yet.
-fn waiting(role: &str) -> ExitCode {
-    use std::io::Write as _;
-    writeln!(std::io::stderr(), "not yet supported: havre {role}").ok();
-    ExitCode::FAILURE
 }
 
 #[cfg(test)]

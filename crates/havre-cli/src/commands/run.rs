@@ -154,6 +154,17 @@ impl Drop for CidFile {
     }
 }
 
+/// What a container is created for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// `create`: somebody starts it later.
+    Keep,
+    /// `run -d`.
+    Detach,
+    /// `run`.
+    Attach,
+}
+
 /// Why no container was made.
 enum Refusal {
     /// What the daemon said; `run` and `create` differ in how they pass it on.
@@ -172,9 +183,10 @@ async fn create_container(
     app: &App,
     client: &Client,
     args: &Args,
-    command: &Command,
-    detached: bool,
+    purpose: Purpose,
 ) -> Result<(String, Creation), Refusal> {
+    let command = if purpose == Purpose::Keep { &CREATE } else { &RUN };
+    let detached = purpose == Purpose::Detach;
     let creation =
         creation(args, detached, terminal::size()).map_err(|reason| refused(app, args, command, &reason))?;
     let pull = args.text("pull");
@@ -187,7 +199,11 @@ async fn create_container(
     if pull == "always" {
         return Err(Refusal::Daemon("not yet supported: pulling images".into()));
     }
-    let created = match client.create(&creation.name, &creation.platform, &creation.request).await {
+    // While the daemon creates, the connections for attach, wait and start are opened.
+    let more = async { if purpose == Purpose::Attach { client.prepare(2).await.ok() } else { None } };
+    let creating = client.create(&creation.name, &creation.platform, &creation.request);
+    let (created, _) = tokio::join!(creating, more);
+    let created = match created {
         Ok(created) => created,
         Err(ClientError::Api { status: 404, message })
             if pull != "never" && message.contains("No such image") =>
@@ -212,7 +228,7 @@ async fn create_container(
 fn create(app: &App, args: &Args) -> Result<u8, Failure> {
     app.block(async {
         let client = app.client().await?;
-        match create_container(app, client, args, &CREATE, false).await {
+        match create_container(app, client, args, Purpose::Keep).await {
             Ok((id, _)) => output::line(&id)?,
             Err(Refusal::Daemon(message)) => return Err(Failure::plain(message)),
             Err(Refusal::Other(failure)) => return Err(failure),
@@ -248,12 +264,12 @@ fn run(app: &App, args: &Args) -> Result<u8, Failure> {
     app.block(async {
         let client = app.client().await?;
         if detached {
-            let (id, _) = create_container(app, client, args, &RUN, true).await.map_err(not_run)?;
+            let (id, _) = create_container(app, client, args, Purpose::Detach).await.map_err(not_run)?;
             client.start(&id, "").await.map_err(|error| start_failed(app, args, &error))?;
             output::line(&id)?;
             return Ok(0);
         }
-        let (id, creation) = create_container(app, client, args, &RUN, false).await.map_err(not_run)?;
+        let (id, creation) = create_container(app, client, args, Purpose::Attach).await.map_err(not_run)?;
         let config = &creation.request.config;
         let (keys, detach) =
             if tty { detach_keys(app, args)? } else { (String::new(), DetachKeys::standard()) };

@@ -1,7 +1,7 @@
 //! The expectations, the same for every client.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 
 use crate::Test;
@@ -9,7 +9,7 @@ use crate::terminal::Terminal;
 use crate::world::{Client, World};
 
 /// Everything that is tested.
-pub const ALL: &[Test] = &[
+pub(crate) const ALL: &[Test] = &[
     ("run separates output from errors and returns the exit code", run_returns_everything),
     ("run has the exit codes of a shell for commands that cannot start", run_cannot_start),
     ("run of an unknown image exits with 125", unknown_image),
@@ -31,6 +31,7 @@ pub const ALL: &[Test] = &[
     ("run on a terminal, detached and attached again", run_terminal),
     ("attach shows output and returns the exit code", attach),
     ("images are tagged, listed and removed", images),
+    ("images are saved and loaded", save_and_load),
     ("restart policies start again", restart_policy),
     ("an exit is seen by everyone who waits", many_waiters),
 ];
@@ -64,7 +65,7 @@ fn run_returns_everything(_: &World, client: &Client) {
 fn run_cannot_start(_: &World, client: &Client) {
     client.container(&[], &["no-such-command"]).fails(127, "executable file not found in $PATH");
     client.container(&[], &["/no/such/path"]).fails(127, "no such file or directory");
-    client.container(&[], &["/etc/not-executable"]).fails(126, "permission denied");
+    client.container(&[], &["/etc/passwd"]).fails(126, "permission denied");
     client.run(&["run", "--no-such-flag", "e2e/busybox"]).fails(125, "unknown flag: --no-such-flag");
     client.container(&["-u", "nobody-here"], &["true"]).fails(125, "unable to find user nobody-here");
 }
@@ -111,7 +112,7 @@ fn process_settings(_: &World, client: &Client) {
     assert_eq!(client.container(&["-u", "bob"], &["id", "-u", "-n"]).exits(0), "bob");
     assert_eq!(
         client.container(&["-u", "bob"], &["id"]).exits(0),
-        "uid=1000(bob) gid=50(staff) groups=10(wheel),50(staff)"
+        "uid=1000(bob) gid=1000(bob) groups=10(wheel),1000(bob)"
     );
     assert_eq!(
         client.container(&["-u", "1234:50"], &["sh", "-c", "id -u; id -g; echo $HOME"]).exits(0),
@@ -225,12 +226,14 @@ fn signals_are_passed_on(_: &World, client: &Client) {
     let mut command = std::process::Command::new(client.program());
     client.environment(&mut command);
     let mut child = command.args(args).arg(script).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    output.read_line(&mut text).unwrap();
+    assert_eq!(text, "ready\n");
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert_eq!(lines.next().unwrap().unwrap(), "caught");
-    assert_eq!(child.wait().unwrap().code(), Some(9));
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), child.wait().unwrap().code()), ("ready\ncaught\n", Some(9)));
 }
 
 fn kill_and_restart(_: &World, client: &Client) {
@@ -412,6 +415,25 @@ fn images(_: &World, client: &Client) {
         "{removed}"
     );
     client.run(&["tag", "e2e/no-such-image", "x"]).fails(1, "No such image: e2e/no-such-image:latest");
+}
+
+fn save_and_load(world: &World, client: &Client) {
+    let reference = format!("{}:v1", client.unique("saved"));
+    client.run(&["tag", "e2e/busybox", &reference]).exits(0);
+    let id = client.run(&["image", "inspect", "-f", "{{.Id}}", &reference]).exits(0);
+    let archive = world.folder().join(client.unique("saved.tar"));
+    let path = archive.to_str().unwrap();
+    client.run(&["save", "-o", path, &reference]).exits(0);
+    client.run(&["rmi", &reference]).exits(0);
+    let (status, piped) = client.bytes(&["load"], &std::fs::read(path).unwrap());
+    assert!(status.success());
+    assert_eq!(String::from_utf8_lossy(&piped).trim(), format!("Loaded image: {reference}"));
+    client.run(&["rmi", &reference]).exits(0);
+    assert_eq!(client.run(&["load", "-i", path]).exits(0), format!("Loaded image: {reference}"));
+    assert_eq!(client.run(&["image", "inspect", "-f", "{{.Id}}", &reference]).exits(0), id);
+    client.run(&["rmi", &reference]).exits(0);
+    client.run(&["load", "-i", "/no/such/file"]).fails(1, "no such file or directory");
+    assert_eq!(client.bytes(&["load"], b"not an archive").0.code(), Some(1));
 }
 
 fn restart_policy(_: &World, client: &Client) {

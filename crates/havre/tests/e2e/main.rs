@@ -19,6 +19,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use world::{Client, World};
 
@@ -48,10 +49,11 @@ fn main() -> ExitCode {
             if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
                 continue;
             }
+            let start = Instant::now();
             match catch_unwind(AssertUnwindSafe(|| test(&world, client))) {
                 Ok(()) => {
                     passed += 1;
-                    println!("test {name} ... ok");
+                    println!("test {name} ... ok ({} ms)", start.elapsed().as_millis());
                 }
                 Err(_) => {
                     println!("test {name} ... FAILED");

@@ -15,7 +15,7 @@ use crate::world::Client;
 const PATIENCE: i64 = 20;
 
 /// A program and the master of its terminal.
-pub struct Terminal {
+pub(crate) struct Terminal {
     master: File,
     /// Kept open, so that the terminal's settings can be read after the program ended.
     slave: File,
@@ -25,7 +25,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Runs a client's command line on a terminal of 40 rows and 100 columns.
-    pub fn run(client: &Client, args: &[&str]) -> Self {
+    pub(crate) fn run(client: &Client, args: &[&str]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&master).expect("a terminal");
         unlockpt(&master).expect("a terminal");
@@ -41,18 +41,18 @@ impl Terminal {
     }
 
     /// Types.
-    pub fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).expect("the terminal takes input");
     }
 
     /// Changes the window's size.
-    pub fn resize(&mut self, rows: u16, columns: u16) {
+    pub(crate) fn resize(&mut self, rows: u16, columns: u16) {
         resize(&self.slave, rows, columns);
     }
 
     /// Reads until a text appears.
     #[track_caller]
-    pub fn expect(&mut self, text: &str) -> String {
+    pub(crate) fn expect(&mut self, text: &str) -> String {
         loop {
             if let Some(at) = self.seen.find(text) {
                 let rest = self.seen.split_off(at + text.len());
@@ -64,7 +64,7 @@ impl Terminal {
 
     /// Waits for the end; the terminal must be as it was. Returns the exit code.
     #[track_caller]
-    pub fn end(mut self) -> i32 {
+    pub(crate) fn end(mut self) -> i32 {
         let code = loop {
             match self.child.try_wait().expect("the child can be waited for") {
                 Some(status) => break status.code().unwrap_or(-1),

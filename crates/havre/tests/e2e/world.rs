@@ -1,7 +1,6 @@
 //! The private daemon, the clients, and how a command line is run.
 
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -11,46 +10,46 @@ use tempfile::TempDir;
 const DOCKER: &str = "/usr/local/bin/docker";
 
 /// A daemon of our own and the ways to talk to it.
-pub struct World {
+pub(crate) struct World {
     folder: TempDir,
     daemon: Option<Child>,
     clients: Vec<Client>,
 }
 
 /// One command line client.
-pub struct Client {
-    pub name: &'static str,
+pub(crate) struct Client {
+    pub(crate) name: &'static str,
     program: PathBuf,
     host: String,
 }
 
 /// What a finished command left.
 #[derive(Debug)]
-pub struct Outcome {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Outcome {
     /// Asserts the exit code and returns the trimmed output.
     #[track_caller]
-    pub fn exits(self, code: i32) -> String {
+    pub(crate) fn exits(self, code: i32) -> String {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
         self.out.trim().to_owned()
     }
 
     /// Asserts the exit code and that standard error contains a text.
     #[track_caller]
-    pub fn fails(self, code: i32, message: &str) {
+    pub(crate) fn fails(self, code: i32, message: &str) {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
         assert!(self.err.contains(message), "wanted {message:?} in: {}", self.err);
     }
 }
 
 impl World {
-    /// Starts the daemon and imports the image, or says why not.
-    pub fn open() -> Result<Self, String> {
+    /// Starts the daemon and loads the image, or says why not.
+    pub(crate) fn open() -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
         let havre = PathBuf::from(env!("CARGO_BIN_EXE_havre"));
         let (daemon, host) = match std::env::var("HAVRE_E2E_HOST") {
@@ -70,24 +69,23 @@ impl World {
             println!("SKIP through docker: {DOCKER} is not installed");
         }
         let world = Self { folder, daemon, clients };
-        let rootfs = rootfs().map_err(|error| format!("needs a static busybox: {error}"))?;
-        let imported = world.clients[0]
-            .with_input(&["import", "-c", "CMD [\"sh\"]", "-", "e2e/busybox:latest"], &rootfs);
-        imported.exits(0);
+        let archive = havre_testkit::busybox_archive(world.folder()).map_err(|error| format!("{error:#}"))?;
+        world.clients[0].run(&["load", "-q", "-i", &archive.to_string_lossy()]).exits(0);
+        world.clients[0].run(&["tag", "busybox", "e2e/busybox"]).exits(0);
         Ok(world)
     }
 
-    pub fn clients(&self) -> &[Client] {
+    pub(crate) fn clients(&self) -> &[Client] {
         &self.clients
     }
 
     /// A folder for files of tests.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The end of the daemon's log, for a failure's report.
-    pub fn print_log(&self) {
+    pub(crate) fn print_log(&self) {
         let log = std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         println!("--- the daemon's last lines\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
@@ -139,7 +137,7 @@ fn start_daemon(havre: &Path, folder: &Path) -> Result<(Child, String), String> 
 
 impl Client {
     /// A command that cannot hang: it is ended after a minute.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--foreground", "-k", "5", "60"]).arg(&self.program).args(args);
         self.environment(&mut command);
@@ -147,7 +145,7 @@ impl Client {
     }
 
     /// The environment that leads to the private daemon.
-    pub fn environment(&self, command: &mut Command) {
+    pub(crate) fn environment(&self, command: &mut Command) {
         command
             .env("DOCKER_HOST", &self.host)
             .env("DOCKER_CONFIG", "/nonexistent")
@@ -155,23 +153,23 @@ impl Client {
     }
 
     /// The client's program, for commands that need a terminal.
-    pub fn program(&self) -> &Path {
+    pub(crate) fn program(&self) -> &Path {
         &self.program
     }
 
     /// Runs a command line without input.
-    pub fn run(&self, args: &[&str]) -> Outcome {
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
         finish(self.command(args).stdin(Stdio::null()).output().expect("the client runs"))
     }
 
     /// Runs a container of the test image without a network and removes it.
-    pub fn container(&self, flags: &[&str], command: &[&str]) -> Outcome {
+    pub(crate) fn container(&self, flags: &[&str], command: &[&str]) -> Outcome {
         let start = ["run", "--rm", "--label", "e2e", "--network", "none"];
         self.run(&[&start, flags, &["e2e/busybox"], command].concat())
     }
 
     /// Runs a command line with input and returns its bytes.
-    pub fn bytes(&self, args: &[&str], input: &[u8]) -> (ExitStatus, Vec<u8>) {
+    pub(crate) fn bytes(&self, args: &[&str], input: &[u8]) -> (ExitStatus, Vec<u8>) {
         let mut child =
             self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the client runs");
         let mut stdin = child.stdin.take().expect("a pipe");
@@ -184,7 +182,7 @@ impl Client {
     }
 
     /// Runs a command line with input.
-    pub fn with_input(&self, args: &[&str], input: &[u8]) -> Outcome {
+    pub(crate) fn with_input(&self, args: &[&str], input: &[u8]) -> Outcome {
         let (status, out) = self.bytes(args, input);
         Outcome {
             code: status.code().unwrap_or(-1),
@@ -194,7 +192,7 @@ impl Client {
     }
 
     /// A name that no other test and no other client uses.
-    pub fn unique(&self, name: &str) -> String {
+    pub(crate) fn unique(&self, name: &str) -> String {
         format!("e2e-{}-{name}", self.name)
     }
 }
@@ -205,50 +203,4 @@ fn finish(output: std::process::Output) -> Outcome {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
-}
-
-/// A root file system with busybox, as a tar archive.
-fn rootfs() -> std::io::Result<Vec<u8>> {
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| std::fs::read(path).ok());
-    let busybox = busybox.ok_or_else(|| std::io::Error::other("no /bin/busybox (Debian: busybox-static)"))?;
-    let applets = Command::new("busybox").arg("--list").output()?;
-    let mut tar = Vec::new();
-    for folder in ["bin/", "etc/", "tmp/", "root/", "home/", "proc/", "sys/", "dev/"] {
-        let mode = if folder == "tmp/" { 0o1777 } else { 0o755 };
-        entry(&mut tar, folder, b'5', mode, "", &[]);
-    }
-    entry(&mut tar, "bin/busybox", b'0', 0o755, "", &busybox);
-    for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|applet| *applet != "busybox") {
-        entry(&mut tar, &format!("bin/{applet}"), b'2', 0o777, "busybox", &[]);
-    }
-    let passwd = "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:50:bob:/home:/bin/sh\n";
-    entry(&mut tar, "etc/passwd", b'0', 0o644, "", passwd.as_bytes());
-    entry(&mut tar, "etc/group", b'0', 0o644, "", b"root:x:0:\nstaff:x:50:bob\nwheel:x:10:bob\n");
-    entry(&mut tar, "etc/not-executable", b'0', 0o644, "", b"text\n");
-    tar.extend([0; 1024]);
-    Ok(tar)
-}
-
-/// One ustar entry.
-fn entry(tar: &mut Vec<u8>, name: &str, kind: u8, mode: u32, link: &str, content: &[u8]) {
-    let mut header = [0_u8; 512];
-    let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
-    put(0, name);
-    put(100, &format!("{mode:07o}"));
-    put(108, "0000000");
-    put(116, "0000000");
-    put(124, &format!("{:011o}", content.len()));
-    put(136, "14700000000");
-    put(148, "        ");
-    put(157, link);
-    put(257, "ustar");
-    put(263, "00");
-    header[156] = kind;
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    let mut text = String::new();
-    write!(text, "{sum:06o}\0 ").expect("writing to a String");
-    header[148..156].copy_from_slice(text.as_bytes());
-    tar.extend(header);
-    tar.extend(content);
-    tar.extend(std::iter::repeat_n(0, content.len().next_multiple_of(512) - content.len()));
 }

@@ -1,0 +1,236 @@
+//! A private engine that can be killed, and a census of what belongs to it on the machine.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// The program under test.
+const HAVRE: &str = env!("CARGO_BIN_EXE_havre");
+/// Longer than anything here takes on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A small reproducible source of numbers (xorshift64*).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+}
+
+/// A seed nobody chose.
+pub(crate) fn seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::from(now.subsec_nanos()) ^ u64::from(std::process::id())
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Answer {
+    /// No daemon listened, so nothing can have happened.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.code != Some(0) && self.stderr.contains("Cannot connect")
+    }
+}
+
+/// What belongs to the engine on the machine.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    pub(crate) shims: usize,
+    pub(crate) groups: usize,
+    pub(crate) run_folders: usize,
+    pub(crate) data_folders: usize,
+    pub(crate) layers: usize,
+    pub(crate) mounts: usize,
+}
+
+/// A private engine.
+pub(crate) struct World {
+    folder: tempfile::TempDir,
+    image: PathBuf,
+    daemon: Mutex<Option<Child>>,
+    started: Condvar,
+    idle: (Mutex<()>, Condvar),
+}
+
+impl World {
+    pub(crate) fn open() -> Result<Self, String> {
+        if !havre_testkit::is_root() {
+            return Err("needs root".into());
+        }
+        // Not on a file system in memory: overlay needs one that takes its attributes.
+        let folder = tempfile::Builder::new()
+            .prefix("havre-faults-")
+            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .map_err(|error| error.to_string())?;
+        let image = havre_testkit::busybox_archive(folder.path()).map_err(|error| error.to_string())?;
+        Ok(Self { folder, image, daemon: Mutex::new(None), started: Condvar::new(), idle: (Mutex::new(()), Condvar::new()) })
+    }
+
+    pub(crate) fn image(&self) -> &Path {
+        &self.image
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The group of this engine's containers, by the rule of the daemon for roots of one's own.
+    fn parent_group(&self) -> String {
+        let root = self.path("data");
+        format!("havre/{}", havre_oci::Digest::of_bytes(root.as_os_str().as_encoded_bytes()).short())
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    pub(crate) fn start_daemon(&self) {
+        use std::io::BufRead as _;
+        let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
+        let mut child = Command::new(HAVRE)
+            .arg("daemon")
+            .arg("--data-root")
+            .arg(self.path("data"))
+            .arg("--exec-root")
+            .arg(self.path("run"))
+            .env("HAVRE_AUTOSTARTED", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "the daemon does not start");
+        *self.daemon.lock().unwrap() = Some(child);
+        self.started.notify_all();
+    }
+
+    /// Waits until a daemon that was killed is there again.
+    pub(crate) fn await_daemon(&self) {
+        let daemon = self.daemon.lock().unwrap();
+        drop(self.started.wait_timeout_while(daemon, PATIENCE, |daemon| daemon.is_none()).unwrap());
+    }
+
+    pub(crate) fn kill_daemon(&self) {
+        if let Some(mut child) = self.daemon.lock().unwrap().take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn havre(&self, args: &[&str]) -> Answer {
+        let output = Command::new(HAVRE)
+            .arg("-H")
+            .arg(format!("unix://{}", self.path("run/havre.sock").display()))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Answer { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// A command that must succeed.
+    pub(crate) fn must(&self, args: &[&str]) -> String {
+        let answer = self.havre(args);
+        assert_eq!(answer.code, Some(0), "havre {args:?}: {}", answer.stderr);
+        answer.stdout
+    }
+
+    /// Lets time pass: the daemon is to be killed at a random moment, not at an event.
+    pub(crate) fn pause(&self, time: Duration) {
+        let guard = self.idle.0.lock().unwrap();
+        drop(self.idle.1.wait_timeout(guard, time).unwrap());
+    }
+
+    fn census(&self) -> Census {
+        let count = |path: PathBuf| std::fs::read_dir(path).map_or(0, |list| list.flatten().count());
+        let run = self.path("run").display().to_string();
+        let root = self.folder.path().display().to_string();
+        let mut groups = std::collections::BTreeSet::new();
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            for base in [hierarchy.path(), PathBuf::from("/sys/fs/cgroup")] {
+                let parent = base.join(self.parent_group());
+                for group in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+                    if group.path().is_dir() {
+                        groups.insert(group.file_name());
+                    }
+                }
+            }
+        }
+        let mut shims = 0;
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let folder = process.path();
+            let line = std::fs::read(folder.join("cmdline")).unwrap_or_default();
+            let is_shim = line.split(|byte| *byte == 0).nth(1) == Some(b"shim");
+            // The lock in the run folder is open in every shim of ours.
+            let ours = || {
+                std::fs::read_dir(folder.join("fd"))
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+                    .any(|target| target.starts_with(&run))
+            };
+            shims += usize::from(is_shim && ours());
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        Census {
+            shims,
+            groups: groups.len(),
+            run_folders: count(self.path("run/containers")),
+            data_folders: count(self.path("data/containers")),
+            layers: count(self.path("data/snapshots/containers")),
+            mounts: mounts.lines().filter(|line| line.contains(&root)).count(),
+        }
+    }
+
+    /// Waits until the machine looks as expected: cleaning goes on behind the answers.
+    pub(crate) fn settle(&self, expected: &dyn Fn(&Census) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let census = self.census();
+            if expected(&census) {
+                return;
+            }
+            assert!(Instant::now() < end, "something is left or missing: {census:?}");
+            self.pause(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) fn print_log(&self) {
+        let log = std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        println!("the end of the daemon's log:");
+        for line in lines.iter().skip(lines.len().saturating_sub(40)) {
+            println!("  {line}");
+        }
+    }
+
+    /// Ends the daemon and what it left running.
+    pub(crate) fn end(&self) {
+        for id in self.havre(&["ps", "-aq"]).stdout.lines() {
+            self.havre(&["rm", "-f", id]);
+        }
+        if let Some(child) = self.daemon.lock().unwrap().as_ref() {
+            let pid = rustix::process::Pid::from_child(child);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        }
+        if let Some(mut child) = self.daemon.lock().unwrap().take() {
+            child.wait().unwrap();
+        }
+    }
+}
