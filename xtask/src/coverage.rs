@@ -32,13 +32,13 @@ fn routes(engine: &Engine) -> Result<()> {
         // These answer only when something happens.
         let query = if path == "/events" { "?until=1&since=0" } else { "" };
         let body = (method == "POST").then(|| serde_json::json!({}));
-        let answer = engine.connect()?.send(method, &format!("/v1.47{target}{query}"), body.as_ref());
+        let answer = engine.connect()?.probe(method, &format!("/v1.47{target}{query}"), body.as_ref());
         let name = format!("{method} {path}");
         match answer {
             Ok((501, _)) => later.push(name),
             Ok((404, text)) if text.contains("page not found") => unknown.push(name),
             Ok(_) => served.push(name),
-            Err(_) => unknown.push(name),
+            Err(error) => unknown.push(format!("{name} ({error:#})")),
         }
     }
     let all = served.len() + later.len() + unknown.len();

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -105,6 +106,19 @@ impl Engine {
         Ok(Api { stream: BufReader::new(UnixStream::connect(&self.socket)?) })
     }
 
+    /// Undoes mounts in the engine's folders: a peer leaves one on its data, and the folders could not be removed.
+    fn unmount(&self) {
+        let Some(home) = self.socket.parent().map(|home| format!("{}/", home.display())) else { return };
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        let mut inside: Vec<&str> = targets.filter(|target| target.starts_with(&home)).collect();
+        inside.reverse();
+        for target in inside {
+            // A failure shows when the folder cannot be removed.
+            let _undone = process::output(Command::new("umount").arg(target));
+        }
+    }
+
     /// The private memory of the engine's processes, the containers' own programs aside.
     pub(crate) fn memory(&self) -> u64 {
         let ours = of_programs(&self.programs).into_iter().filter(|pid| !self.before.contains(pid));
@@ -122,14 +136,15 @@ impl Drop for Engine {
         }
         // What is already gone needs no end; the daemon is ours to wait for.
         let _asked = process::terminate(self.daemon.id());
-        for _ in 0..200 {
-            if !matches!(self.daemon.try_wait(), Ok(None)) {
-                return;
-            }
+        let ended = (0..200).any(|_| {
             process::pause(50);
+            !matches!(self.daemon.try_wait(), Ok(None))
+        });
+        if !ended {
+            let _forced = self.daemon.kill();
+            let _ended = self.daemon.wait();
         }
-        let _forced = self.daemon.kill();
-        let _ended = self.daemon.wait();
+        self.unmount();
     }
 }
 
@@ -155,6 +170,20 @@ pub(crate) struct Api {
 impl Api {
     /// Sends a request and returns status and body.
     pub(crate) fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
+        let (status, length, chunked) = self.head(method, path, body)?;
+        Ok((status, self.body(length, chunked)?))
+    }
+
+    /// Sends a request and returns the status, and the body only if it is an error's: others may never end.
+    pub(crate) fn probe(mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
+        self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(5)))?;
+        let (status, length, chunked) = self.head(method, path, body)?;
+        let text =
+            if status >= 400 && method != "HEAD" { self.body(length, chunked)? } else { String::new() };
+        Ok((status, text))
+    }
+
+    fn head(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Option<usize>, bool)> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -171,13 +200,19 @@ impl Api {
             if self.stream.read_line(&mut line)? == 0 {
                 bail!("the connection ended inside the headers");
             }
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                return Ok((status, length, chunked));
+            };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = Some(value.trim().parse::<usize>()?),
                 "transfer-encoding" => chunked = value.trim() == "chunked",
                 _ => {}
             }
         }
+    }
+
+    fn body(&mut self, length: Option<usize>, chunked: bool) -> Result<String> {
+        let mut line = String::new();
         let mut body = Vec::new();
         if chunked {
             loop {
@@ -195,7 +230,7 @@ impl Api {
             body.resize(length, 0);
             self.stream.read_exact(&mut body)?;
         }
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// As `send`, with an answer that is no success as an error.

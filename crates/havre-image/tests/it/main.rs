@@ -20,7 +20,7 @@ pub(crate) struct World {
 }
 
 pub(crate) fn world() -> World {
-    let folder = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let images = open(folder.path());
     World { folder, images }
 }

@@ -123,7 +123,7 @@ fn commits_until_killed() {
 #[test]
 #[ignore = "measures"]
 fn speed_of_commits() {
-    let folder = tempfile::tempdir_in(".").unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let db = Db::open(&folder.path().join("state.db")).unwrap();
     let value = "x".repeat(1024);
     let mut times: Vec<_> = (0..500)

@@ -15,7 +15,7 @@ struct World {
 }
 
 fn world() -> World {
-    let folder = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = Snapshots::open(&folder.path().join("snapshots")).unwrap();
     World { folder, store }
 }
