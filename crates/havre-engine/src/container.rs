@@ -34,13 +34,15 @@ const KILL: i32 = 9;
 const ENDED_EXECS: usize = 64;
 /// A shim that takes longer than this to clean up is stuck in the kernel; the next start says so itself.
 const CLEAN_WITHIN: Duration = Duration::from_secs(5);
+/// A client whose attach request was answered arrives within a round trip, or it is gone.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
 /// The exit code of a container whose supervisor was killed.
 const SUPERVISOR_LOST: i32 = 137;
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
 
 /// A client's connection, and how it wants to be fed.
-pub(crate) type Attachment = (AttachSpec, OwnedFd);
+pub type Attachment = (AttachSpec, OwnedFd);
 
 /// What can be asked of a container.
 pub(crate) enum Command {
@@ -50,6 +52,7 @@ pub(crate) enum Command {
     Kill { signal: i32, reply: Reply<()> },
     Remove { force: bool, reply: Reply<()> },
     Attach { attachment: Attachment, reply: Reply<()> },
+    Announce(Reply<Option<oneshot::Sender<Attachment>>>),
     Resize { target: Target, rows: u16, columns: u16, reply: Reply<()> },
     Freeze { frozen: bool, reply: Reply<()> },
     Rename { name: havre_base::ContainerName, reply: Reply<()> },
@@ -94,8 +97,8 @@ pub(crate) struct Container {
     link: Option<Link>,
     shim: Option<Child>,
     pending: HashMap<u64, Pending>,
-    /// Clients that attached before the start.
-    waiting: Vec<Attachment>,
+    /// Clients that attached before the start, or announced that they will.
+    waiting: Vec<oneshot::Receiver<Attachment>>,
     execs: BTreeMap<ExecId, ExecView>,
     ended_execs: VecDeque<ExecId>,
     after_end: Vec<AfterEnd>,
@@ -202,6 +205,14 @@ impl Container {
             Command::Kill { signal, reply } => self.kill(signal, reply).await,
             Command::Remove { force, reply } => self.remove_by_user(force, reply).await,
             Command::Attach { attachment, reply } => self.attach(attachment, reply).await,
+            Command::Announce(reply) => {
+                let announced = (!self.now.state.is_alive()).then(|| {
+                    let (sender, receiver) = oneshot::channel();
+                    self.waiting.push(receiver);
+                    sender
+                });
+                answer(reply, Ok(announced));
+            }
             Command::Resize { target, rows, columns, reply } => {
                 self.ask(Ask::Resize { target, rows, columns }, Vec::new(), Pending::Plain(reply)).await;
             }
@@ -263,7 +274,7 @@ impl Container {
         self.restart_at = None;
         self.now.start_error = None;
         self.await_clean().await;
-        let waiting = std::mem::take(&mut self.waiting);
+        let waiting = self.arrived().await;
         let launched = self.launcher.launch(&self.fixed, waiting)?;
         self.shim = Some(launched.child);
         let mut link = launched.link;
@@ -302,6 +313,22 @@ impl Container {
                 Err(error)
             }
         }
+    }
+
+    /// The clients to attach from the first byte on. One that was announced is waited for: its request was
+    /// answered, so it may count on seeing everything.
+    async fn arrived(&mut self) -> Vec<Attachment> {
+        let mut clients = Vec::new();
+        let deadline = Instant::now() + ARRIVES_WITHIN;
+        for client in std::mem::take(&mut self.waiting) {
+            if let Ok(Ok(client)) = tokio::time::timeout_at(deadline, client).await {
+                clients.push(client);
+            }
+        }
+        if !clients.is_empty() {
+            self.happened("attach", &[]);
+        }
+        clients
     }
 
     fn started(&mut self, status: &Status) {
@@ -610,8 +637,9 @@ impl Container {
                 self.ask(ask, vec![fd], Pending::Plain(reply)).await;
             }
             State::Created | State::Exited(_) | State::Restarting(_) => {
-                self.happened("attach", &[]);
-                self.waiting.push(attachment);
+                let (sender, receiver) = oneshot::channel();
+                sender.send(attachment).map(drop).unwrap_or(());
+                self.waiting.push(receiver);
                 answer(reply, Ok(()));
             }
             State::Removing => {

@@ -252,6 +252,12 @@ impl Containers {
         self.ask_named(text, |reply| Command::Attach { attachment, reply }).await
     }
 
+    /// Announces a client to a container that does not run: its start waits for the client to arrive. None
+    /// when it runs, so that [`Containers::attach`] is the way.
+    pub async fn announce(&self, text: &str) -> Result<Option<oneshot::Sender<Attachment>>, EngineError> {
+        self.ask_named(text, Command::Announce).await
+    }
+
     /// Sets the size of a container's terminal.
     pub async fn resize(&self, text: &str, rows: u16, columns: u16) -> Result<(), EngineError> {
         let target = Target::Init;

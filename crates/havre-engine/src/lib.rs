@@ -29,7 +29,7 @@ use std::sync::Arc;
 use havre_image::Images;
 use havre_store::db::Db;
 
-pub use container::ExecView;
+pub use container::{Attachment, ExecView};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};

@@ -216,8 +216,8 @@ mod tests {
             assert!(ids(text).is_err(), "{text:?} gave {:?}", ids(text));
         }
         // A name of digits in the image's file is not what the number means.
-        assert_eq!(ids("1234"), Ok((1234, 0, vec![])));
-        assert_eq!(ids("bob:77"), Ok((1000, 77, vec![])));
+        assert_eq!(ids("1234"), Ok((1234, 0, vec![0])));
+        assert_eq!(ids("bob:77"), Ok((1000, 77, vec![77])));
         assert_eq!(ids("foo"), Err("unable to find user foo: no matching entries in passwd file".into()));
         assert_eq!(ids("bob:bar"), Err("unable to find group bar: no matching entries in group file".into()));
     }

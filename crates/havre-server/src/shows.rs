@@ -95,9 +95,10 @@ fn mounts(view: &View) -> Vec<MountPoint> {
         .collect()
 }
 
-/// The command as lists show it.
+/// The command as lists show it: words with spaces in quotes.
 fn command(view: &View) -> String {
-    view.fixed.merged.args().join(" ")
+    let quote = |word: String| if word.contains(' ') { format!("'{word}'") } else { word };
+    view.fixed.merged.args().into_iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 /// The image as lists show it: the name used at creation while it still means the same image.

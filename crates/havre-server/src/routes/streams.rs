@@ -45,6 +45,8 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
     let (parts, _) = request.into_parts();
     let answer = hijack::answer(&parts, version, terminal);
     let server = server.clone();
+    // Before the answer: a start that follows it must not overtake the client.
+    let announced = if stream { server.engine.containers.announce(view.id().as_str()).await? } else { None };
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let client = match hijack::descriptor(upgraded).await {
@@ -59,7 +61,15 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
         } else {
             client
         };
-        if stream && let Err(error) = server.engine.containers.attach(view.id().as_str(), spec, client).await {
+        let client = match announced {
+            // The start gave up waiting when this fails: then the container runs.
+            Some(announced) => match announced.send((spec, client)) {
+                Ok(()) => return,
+                Err(client) => client,
+            },
+            None => (spec, client),
+        };
+        if stream && let Err(error) = server.engine.containers.attach(view.id().as_str(), client.0, client.1).await {
             tracing::debug!(container = %view.id(), %error, "attach failed");
         }
     });
