@@ -245,9 +245,9 @@ impl Container {
     async fn start_by_user(&mut self) -> Result<(), EngineError> {
         match self.now.state {
             State::Running { .. } => Err(EngineError::Unchanged(self.fixed.id.clone())),
-            State::Paused { .. } => Err(EngineError::State(
-                "cannot start a paused container, try unpause instead".into(),
-            )),
+            State::Paused { .. } => {
+                Err(EngineError::State("cannot start a paused container, try unpause instead".into()))
+            }
             State::Removing => {
                 Err(EngineError::State("container is marked for removal and cannot be started".into()))
             }
@@ -491,7 +491,9 @@ impl Container {
         self.now.finished_at = Some(exit.at);
         self.exits += 1;
         self.kill_at = None;
-        for id in self.execs.iter().filter(|(_, exec)| exec.running).map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+        for id in
+            self.execs.iter().filter(|(_, exec)| exec.running).map(|(id, _)| id.clone()).collect::<Vec<_>>()
+        {
             self.exec_ended(&id, SUPERVISOR_LOST);
         }
         for (_, pending) in self.pending.drain() {
@@ -760,7 +762,9 @@ impl Container {
 
     async fn ask(&mut self, ask: Ask, fds: Vec<OwnedFd>, pending: Pending) {
         let sent = match &mut self.link {
-            _ if !self.now.state.is_alive() =>  Err(EngineError::State(format!("container {} is not running", self.fixed.id))),
+            _ if !self.now.state.is_alive() => {
+                Err(EngineError::State(format!("container {} is not running", self.fixed.id)))
+            }
             None => Err(EngineError::State(format!("container {} is not running", self.fixed.id))),
             Some(link) => {
                 let borrowed: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();

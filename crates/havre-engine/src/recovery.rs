@@ -65,7 +65,8 @@ async fn recover_one(
     let (mut origin, mut exit) = (Origin::Resting, None);
     match found {
         Found::Alive(mut link) => {
-            let status = ask_status(&mut link).await.map_err(EngineError::io("ask the supervisor in", &run_dir))?;
+            let status =
+                ask_status(&mut link).await.map_err(EngineError::io("ask the supervisor in", &run_dir))?;
             exit.clone_from(&status.exit);
             note_running(&mut now, &status);
             if exit.is_none() {
@@ -159,10 +160,15 @@ fn sweep(launcher: &Launcher, known: &BTreeSet<ContainerId>) {
         let Ok(entries) = std::fs::read_dir(root.join("containers")) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let owned =
-                name.to_str().and_then(|name| ContainerId::parse(name).ok()).is_some_and(|id| known.contains(&id));
+            let owned = name
+                .to_str()
+                .and_then(|name| ContainerId::parse(name).ok())
+                .is_some_and(|id| known.contains(&id));
             if !owned && let Err(error) = remove_tree(&entry.path()) {
-                tracing::error!(error = havre_base::chain(&error), "cannot remove a folder without a container");
+                tracing::error!(
+                    error = havre_base::chain(&error),
+                    "cannot remove a folder without a container"
+                );
             }
         }
     }

@@ -12,8 +12,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::protocol::{
-    Answer, Ask, AttachSpec, Event, ExecConfig, Exit, Failure, FailureKind, Hello, MAX_MESSAGE, Packet, Reply,
-    Request, RootConfig, SOCKET, ShimConfig, Status, Target, VERSION,
+    Answer, Ask, AttachSpec, Event, ExecConfig, Exit, Failure, FailureKind, Hello, MAX_MESSAGE, Packet,
+    Reply, Request, RootConfig, SOCKET, ShimConfig, Status, Target, VERSION,
 };
 use super::reactor::{Interest, Reactor, Ready};
 use super::streams::{Ends, Outcome, Part, Streams};
@@ -130,7 +130,8 @@ pub(super) fn run() -> Result<(), ShimError> {
     // A session of our own: no terminal or signal of the daemon's reaches us.
     rustix::process::setsid().map(drop).unwrap_or(());
     let daemon = rustix::io::dup(rustix::stdio::stdin()).map_err(step("take the daemon's socket"))?;
-    rustix::io::fcntl_setfd(&daemon, rustix::io::FdFlags::CLOEXEC).map_err(step("keep the daemon's socket"))?;
+    rustix::io::fcntl_setfd(&daemon, rustix::io::FdFlags::CLOEXEC)
+        .map_err(step("keep the daemon's socket"))?;
     let null = open_null().map_err(step("open /dev/null"))?;
     rustix::stdio::dup2_stdin(&null).map_err(step("close standard input"))?;
     drop(null);
@@ -187,7 +188,8 @@ fn receive_config(daemon: &OwnedFd) -> Result<Handed, ShimError> {
         true => Some(read_all(&next()?).map_err(step("read the seccomp filter"))?),
         false => None,
     };
-    let clients = hello.clients.into_iter().map(|spec| Ok((spec, next()?))).collect::<Result<_, ShimError>>()?;
+    let clients =
+        hello.clients.into_iter().map(|spec| Ok((spec, next()?))).collect::<Result<_, ShimError>>()?;
     Ok(Handed { config, filter, clients, lock })
 }
 
@@ -259,11 +261,7 @@ fn internal(what: &str) -> impl Fn(io::Error) -> Failure + '_ {
 }
 
 /// The child's and the parent's ends of a process's streams.
-fn make_stdio(
-    terminal: bool,
-    open_stdin: bool,
-    console: (u16, u16),
-) -> io::Result<(Stdio, Ends)> {
+fn make_stdio(terminal: bool, open_stdin: bool, console: (u16, u16)) -> io::Result<(Stdio, Ends)> {
     if terminal {
         let ends = Ends { stdin: None, stdout: None, stderr: None, terminal: true };
         return Ok((Stdio::Terminal { rows: console.0, columns: console.1 }, ends));
@@ -307,10 +305,8 @@ impl Supervisor {
             Some(log) => {
                 let options =
                     Options { max_size: log.max_size, max_file: log.max_file, compress: log.compress };
-                let opened = Writer::open(&log.path, options).map_err(|error| Failure {
-                    kind: FailureKind::Internal,
-                    message: chain(&error),
-                });
+                let opened = Writer::open(&log.path, options)
+                    .map_err(|error| Failure { kind: FailureKind::Internal, message: chain(&error) });
                 Some(opened?)
             }
         };
@@ -362,13 +358,7 @@ impl Supervisor {
                 return Err(internal("cannot mind the container")(error));
             }
         };
-        let init = Child {
-            pid: status.pid,
-            pidfd: launched.pidfd,
-            exec: None,
-            ended: false,
-            streams,
-        };
+        let init = Child { pid: status.pid, pidfd: launched.pidfd, exec: None, ended: false, streams };
         send(daemon.as_fd(), &Packet::Event(Event::Started { status: status.clone(), timings, warnings }));
         Ok(Self {
             reactor,
@@ -541,8 +531,10 @@ impl Supervisor {
             }
             Ask::Exec { exec, attach, filter } => self.exec(*exec, attach, filter, fds),
             Ask::Signal { target, signal } => {
-                let child = find(&mut self.children, &target).filter(|child| !child.ended).ok_or_else(gone)?;
-                havre_sys::signal::pidfd_kill(&child.pidfd, signal).map_err(internal("cannot send a signal"))?;
+                let child =
+                    find(&mut self.children, &target).filter(|child| !child.ended).ok_or_else(gone)?;
+                havre_sys::signal::pidfd_kill(&child.pidfd, signal)
+                    .map_err(internal("cannot send a signal"))?;
                 Ok(Answer::Done)
             }
             Ask::Resize { target, rows, columns } => {
@@ -551,7 +543,8 @@ impl Supervisor {
                     kind: FailureKind::Invalid,
                     message: "the process has no terminal".into(),
                 })?;
-                let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                let size =
+                    rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
                 rustix::termios::tcsetwinsize(terminal, size)
                     .map_err(|error| internal("cannot resize the terminal")(error.into()))?;
                 Ok(Answer::Done)

@@ -13,8 +13,22 @@ const LEAST_MEMORY: i64 = 6 << 20;
 
 /// Names of limits, as `--ulimit` takes them (getrlimit(2)).
 const ULIMITS: &[&str] = &[
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack", "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+    "as",
 ];
 
 /// Parses `10m`, `1.5G`, `100` as bytes.
@@ -22,14 +36,15 @@ pub(crate) fn parse_bytes(what: &str, text: &str) -> Result<u64, Refusal> {
     let invalid = || Refusal::invalid(format!("invalid value for {what}: invalid size: '{text}'"));
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor: u64 = match lower.get(digits.len()..).unwrap_or("").trim_end_matches('b').trim_end_matches('i') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        "t" => 1 << 40,
-        _ => return Err(invalid()),
-    };
+    let factor: u64 =
+        match lower.get(digits.len()..).unwrap_or("").trim_end_matches('b').trim_end_matches('i') {
+            "" => 1,
+            "k" => 1 << 10,
+            "m" => 1 << 20,
+            "g" => 1 << 30,
+            "t" => 1 << 40,
+            _ => return Err(invalid()),
+        };
     if let Ok(whole) = digits.trim().parse::<u64>() {
         return whole.checked_mul(factor).ok_or_else(invalid);
     }
@@ -39,7 +54,8 @@ pub(crate) fn parse_bytes(what: &str, text: &str) -> Result<u64, Refusal> {
         return Err(invalid());
     }
     let scale = 10_u64.pow(u32::try_from(fraction.len()).unwrap_or(9));
-    let part = u128::from(fraction.parse::<u64>().map_err(|_| invalid())?) * u128::from(factor) / u128::from(scale);
+    let part =
+        u128::from(fraction.parse::<u64>().map_err(|_| invalid())?) * u128::from(factor) / u128::from(scale);
     whole
         .checked_mul(factor)
         .and_then(|bytes| bytes.checked_add(u64::try_from(part).ok()?))

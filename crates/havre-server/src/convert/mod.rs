@@ -163,7 +163,9 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
 
 fn check_config(config: &Config) -> Result<(), Refusal> {
     if config.image.is_empty() {
-        return Err(Refusal::invalid("config cannot be empty in order to create a container: no Image given"));
+        return Err(Refusal::invalid(
+            "config cannot be empty in order to create a container: no Image given",
+        ));
     }
     check_env("Env", config.env.as_deref().unwrap_or_default())?;
     for (field, words) in [("Cmd", &config.cmd), ("Entrypoint", &config.entrypoint)] {
@@ -214,7 +216,9 @@ pub(crate) fn check_working_dir(text: &str) -> Result<(), Refusal> {
     if text.is_empty() || (text.starts_with('/') && !text.contains('\0')) {
         return Ok(());
     }
-    Err(Refusal::invalid(format!("the working directory '{text}' is invalid, it needs to be an absolute path")))
+    Err(Refusal::invalid(format!(
+        "the working directory '{text}' is invalid, it needs to be an absolute path"
+    )))
 }
 
 fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> {
@@ -320,9 +324,9 @@ fn restart(host: &HostConfig) -> Result<RestartPolicy, Refusal> {
         "" | "no" => only_failure(RestartPolicy::No),
         "always" => only_failure(RestartPolicy::Always),
         "unless-stopped" => only_failure(RestartPolicy::UnlessStopped),
-        "on-failure" => u32::try_from(count).map(|max| RestartPolicy::OnFailure { max }).map_err(|_| {
-            Refusal::invalid("invalid restart policy: maximum retry count cannot be negative")
-        }),
+        "on-failure" => u32::try_from(count)
+            .map(|max| RestartPolicy::OnFailure { max })
+            .map_err(|_| Refusal::invalid("invalid restart policy: maximum retry count cannot be negative")),
         other => Err(Refusal::invalid(format!(
             "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         ))),
@@ -340,7 +344,10 @@ fn extra_hosts(host: &HostConfig) -> Result<Vec<(String, String)>, Refusal> {
                 return Err(Refusal::not_yet("host-gateway in --add-host"));
             }
             let bare = address.trim_start_matches('[').trim_end_matches(']');
-            if name.is_empty() || name.contains(char::is_whitespace) || bare.parse::<std::net::IpAddr>().is_err() {
+            if name.is_empty()
+                || name.contains(char::is_whitespace)
+                || bare.parse::<std::net::IpAddr>().is_err()
+            {
                 return Err(Refusal::invalid(format!("invalid IP address in add-host: {address:?}")));
             }
             Ok((name.to_owned(), bare.to_owned()))
@@ -358,7 +365,8 @@ fn oom_score(host: &HostConfig) -> Result<i32, Refusal> {
 }
 
 fn log(host: &HostConfig) -> Result<LogSpec, Refusal> {
-    let mut log = LogSpec { options: host.log_config.config.clone().unwrap_or_default(), ..LogSpec::default() };
+    let mut log =
+        LogSpec { options: host.log_config.config.clone().unwrap_or_default(), ..LogSpec::default() };
     match host.log_config.kind.as_str() {
         "" | "json-file" => {}
         "none" => log.none = true,
@@ -435,7 +443,9 @@ mod tests {
         };
         assert_eq!(with("on-failure", 3).unwrap(), RestartPolicy::OnFailure { max: 3 });
         assert_eq!(with("", 0).unwrap(), RestartPolicy::No);
-        assert!(with("always", 1).is_err() && with("sometimes", 0).is_err() && with("on-failure", -1).is_err());
+        assert!(
+            with("always", 1).is_err() && with("sometimes", 0).is_err() && with("on-failure", -1).is_err()
+        );
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use havre_api::event::{EventActor, EventMessage};
-use havre_api::system::{Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse};
+use havre_api::system::{
+    Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse,
+};
 use havre_api::{ApiVersion, Filters};
 use havre_base::{Clock as _, SystemClock};
 use havre_engine::Happening;
@@ -182,7 +184,8 @@ fn passes(filters: &Filters, event: &Happening) -> bool {
     let any = |name: &str, test: &dyn Fn(&str) -> bool| !filters.has(name) || filters.values(name).any(test);
     let attribute = |key: &str| event.attributes.get(key).map_or("", String::as_str);
     let object = |kind: &str, value: &str| {
-        event.kind == kind && (event.id.starts_with(value) || attribute("name") == value.trim_start_matches('/'))
+        event.kind == kind
+            && (event.id.starts_with(value) || attribute("name") == value.trim_start_matches('/'))
     };
     any("type", &|value| event.kind == value)
         && any("event", &|value| event.action == value || event.action.split(':').next() == Some(value))
