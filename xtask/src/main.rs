@@ -18,7 +18,7 @@ const HELP: &str = "\
 cargo xtask <chore>
 
   check                 format, lints, layers, documentation
-  test [ARGS]           install what the tests need, build, run all tests, list what was skipped
+  test [ARGS]           install what the tests need, check, build, run all tests, list what was skipped
   layers                which crate may use which
   bench [--quick] [NAMES]  beside Docker of the distribution, as ratios (root)
   coverage              of Docker's API and command line (root)

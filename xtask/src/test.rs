@@ -19,6 +19,10 @@ const NEEDS: &[(&str, &[&str])] = &[
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     install()?;
+    // The whole is what the gate runs; a selection is for a person at work.
+    if arguments.is_empty() {
+        crate::check::run()?;
+    }
     process::run(process::cargo().args(["build", "--locked", "--package", "havre"]))?;
     let mut cargo = process::cargo();
     cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(arguments);

@@ -40,7 +40,7 @@ pub(crate) const fn bit(kind: NamespaceKind) -> Namespaces {
     }
 }
 
-/// The name below /proc/<pid>/ns.
+/// The name below `/proc/PID/ns`.
 pub(crate) const fn file(kind: NamespaceKind) -> &'static str {
     match kind {
         NamespaceKind::Mount => "mnt",
