@@ -40,43 +40,135 @@ enum Known {
     Unsure,
 }
 
+/// A test by name.
+type Test = (&'static str, fn(&Arc<World>));
+
+const ALL: &[Test] = &[
+    ("the_daemon_is_killed_at_random_points", random_points),
+    ("a_killed_supervisor_ends_its_container_and_leaves_nothing", killed_supervisor),
+    ("a_supervisor_killed_while_the_daemon_is_away_is_noticed", killed_both),
+    ("a_lost_machine_keeps_what_was_acknowledged_and_applies_restart_policies", lost_machine),
+    ("a_second_engine_on_the_same_data_root_is_refused", second_engine),
+    ("a_corrupt_database_is_refused_by_name", corrupt_database),
+];
+
 fn main() -> ExitCode {
     if std::env::args().any(|arg| arg == "--list") {
-        println!("the_daemon_is_killed_at_random_points: test");
+        for (name, _) in ALL {
+            println!("{name}: test");
+        }
         return ExitCode::SUCCESS;
     }
-    let world = match World::open() {
-        Ok(world) => Arc::new(world),
-        Err(reason) => {
-            println!("SKIP faults: {reason}");
-            return ExitCode::SUCCESS;
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in ALL {
+        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
+            continue;
         }
-    };
+        let world = match World::open() {
+            Ok(world) => Arc::new(world),
+            Err(reason) => {
+                println!("SKIP {name}: {reason}");
+                continue;
+            }
+        };
+        let verdict = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&world)));
+        if verdict.is_ok() {
+            passed += 1;
+            println!("test {name} ... ok");
+        } else {
+            failed += 1;
+            world.print_log();
+            println!("test {name} ... FAILED");
+        }
+        world.end();
+    }
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {word}. {passed} passed; {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A world with a daemon and an image.
+fn begin(world: &World) {
+    world.start_daemon();
+    world.must(&["load", "-i", world.image().to_str().unwrap()]);
+}
+
+const FOREVER: &str = "while true; do echo tick; sleep 1; done";
+
+fn run_detached(world: &World, name: &str, more: &[&str]) {
+    let first = ["run", "-d", "--name", name, "--network", "none"];
+    world.must(&[&first[..], more, &["busybox", "sh", "-c", FOREVER]].concat());
+}
+
+fn state(world: &World, name: &str) -> String {
+    world.must(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name]).trim().to_owned()
+}
+
+fn killed_supervisor(world: &Arc<World>) {
+    begin(world);
+    run_detached(world, "one", &[]);
+    run_detached(world, "again", &["--restart", "always"]);
+    world.kill_shims();
+    assert_eq!(world.must(&["wait", "one"]).trim(), "137");
+    assert_eq!(state(world, "one"), "exited 137");
+    world.await_state("again", "running");
+    world.must(&["rm", "-f", "one", "again"]);
+    world.settle(&|census| *census == world::Census::default());
+}
+
+fn killed_both(world: &Arc<World>) {
+    begin(world);
+    run_detached(world, "one", &[]);
+    world.kill_daemon();
+    world.kill_shims();
+    world.start_daemon();
+    assert_eq!(state(world, "one"), "exited 255");
+    world.settle(&|census| census.shims == 0 && census.groups == 0 && census.run_folders == 0);
+    world.must(&["start", "one"]);
+    assert_eq!(state(world, "one"), "running 0");
+}
+
+fn lost_machine(world: &Arc<World>) {
+    begin(world);
+    run_detached(world, "plain", &[]);
+    run_detached(world, "always", &["--restart", "always"]);
+    run_detached(world, "stopped", &["--restart", "unless-stopped"]);
+    run_detached(world, "gone", &["--rm"]);
+    world.must(&["stop", "-t", "0", "stopped"]);
+    world.lose_machine();
+    world.start_daemon();
+    assert_eq!(state(world, "plain"), "exited 255");
+    world.await_state("always", "running");
+    assert!(state(world, "stopped").starts_with("exited"));
+    assert_eq!(world.must(&["ps", "-aq", "--filter", "name=gone"]), "", "--rm is kept through a restart");
+    assert!(world.must(&["logs", "plain"]).contains("tick"), "the log survives");
+    world.must(&["rm", "-f", "plain", "always", "stopped"]);
+    world.settle(&|census| *census == world::Census::default());
+}
+
+fn second_engine(world: &Arc<World>) {
+    begin(world);
+    let said = world.daemon_refuses();
+    assert!(said.contains("another engine uses the data root"), "{said}");
+    world.must(&["version"]);
+}
+
+fn corrupt_database(world: &Arc<World>) {
+    begin(world);
+    world.kill_daemon();
+    world.corrupt_database();
+    let said = world.daemon_refuses();
+    assert!(said.contains("state.db"), "the message does not name the file: {said}");
+}
+
+fn random_points(world: &Arc<World>) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seed = number("HAVRE_FAULT_SEED").unwrap_or_else(world::seed);
     let operations =
         number("HAVRE_FAULT_OPERATIONS").and_then(|n| usize::try_from(n).ok()).unwrap_or(OPERATIONS);
     println!("seed {seed}, {operations} operations");
-    let verdict = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&world, seed, operations)));
-    world.end();
-    match verdict {
-        Ok(kills) => {
-            println!("test the_daemon_is_killed_at_random_points ... ok ({kills} kills)");
-            println!("\ntest result: ok. 1 passed; 0 failed");
-            ExitCode::SUCCESS
-        }
-        Err(_) => {
-            world.print_log();
-            println!("test the_daemon_is_killed_at_random_points ... FAILED (seed {seed})");
-            println!("\ntest result: FAILED. 0 passed; 1 failed");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(world: &Arc<World>, seed: u64, operations: usize) -> usize {
-    world.start_daemon();
-    world.must(&["load", "-i", world.image().to_str().unwrap()]);
+    begin(world);
     let done = Arc::new(AtomicUsize::new(0));
     let workers: Vec<_> = (0..WORKERS)
         .map(|number| {
@@ -108,16 +200,15 @@ fn run(world: &Arc<World>, seed: u64, operations: usize) -> usize {
     for worker in workers {
         known.extend(worker.join().expect("a worker failed"));
     }
+    println!("{kills} kills");
     verify(world, &known);
     clean_up(world, &known);
-    kills
 }
 
 /// One operation on one container, chosen by what is known of it. False when no daemon took it.
 fn operate(world: &World, worker: usize, known: &mut BTreeMap<String, Known>, random: &mut Random) -> bool {
     let name = format!("w{worker}-{}", random.below(5));
     let state = known.get(&name).copied().unwrap_or(Known::Gone);
-    let forever = "while true; do echo tick; sleep 1; done";
     let (answer, then) = match (state, random.below(6)) {
         (Known::Gone, 0) => {
             let ran =
@@ -127,11 +218,11 @@ fn operate(world: &World, worker: usize, known: &mut BTreeMap<String, Known>, ra
             return !ran.was_refused();
         }
         (Known::Gone, 1) => (
-            world.havre(&["create", "--name", &name, "--network", "none", "busybox", "sh", "-c", forever]),
+            world.havre(&["create", "--name", &name, "--network", "none", "busybox", "sh", "-c", FOREVER]),
             Known::Resting,
         ),
         (Known::Gone, _) => (
-            world.havre(&["run", "-d", "--name", &name, "--network", "none", "busybox", "sh", "-c", forever]),
+            world.havre(&["run", "-d", "--name", &name, "--network", "none", "busybox", "sh", "-c", FOREVER]),
             Known::Running,
         ),
         (Known::Resting, 0 | 1) => (world.havre(&["rm", &name]), Known::Gone),

@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
+
 /// The program under test.
 const HAVRE: &str = env!("CARGO_BIN_EXE_havre");
 /// Longer than anything here takes on a loaded machine.
@@ -105,18 +107,7 @@ impl World {
     pub(crate) fn start_daemon(&self) {
         use std::io::BufRead as _;
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let mut child = Command::new(HAVRE)
-            .arg("daemon")
-            .arg("--data-root")
-            .arg(self.path("data"))
-            .arg("--exec-root")
-            .arg(self.path("run"))
-            .env("HAVRE_AUTOSTARTED", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child = self.daemon_command().stderr(log).spawn().unwrap();
         let mut line = String::new();
         std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the daemon does not start");
@@ -164,7 +155,6 @@ impl World {
 
     fn census(&self) -> Census {
         let count = |path: PathBuf| std::fs::read_dir(path).map_or(0, |list| list.flatten().count());
-        let run = self.path("run").display().to_string();
         let root = self.folder.path().display().to_string();
         let mut groups = std::collections::BTreeSet::new();
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
@@ -177,7 +167,24 @@ impl World {
                 }
             }
         }
-        let mut shims = 0;
+        Census {
+            shims: self.shims().len(),
+            groups: groups.len(),
+            run_folders: count(self.path("run/containers")),
+            data_folders: count(self.path("data/containers")),
+            layers: count(self.path("data/snapshots/containers")),
+            mounts: std::fs::read_to_string("/proc/self/mountinfo")
+                .unwrap()
+                .lines()
+                .filter(|line| line.contains(&root))
+                .count(),
+        }
+    }
+
+    /// The supervisors of this engine.
+    pub(crate) fn shims(&self) -> Vec<Pid> {
+        let run = self.path("run");
+        let mut shims = Vec::new();
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let folder = process.path();
             let line = std::fs::read(folder.join("cmdline")).unwrap_or_default();
@@ -191,17 +198,73 @@ impl World {
                     .filter_map(|fd| std::fs::read_link(fd.path()).ok())
                     .any(|target| target.starts_with(&run))
             };
-            shims += usize::from(is_shim && ours());
+            let number = process.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = number.and_then(Pid::from_raw)
+                && is_shim
+                && ours()
+            {
+                shims.push(pid);
+            }
         }
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        Census {
-            shims,
-            groups: groups.len(),
-            run_folders: count(self.path("run/containers")),
-            data_folders: count(self.path("data/containers")),
-            layers: count(self.path("data/snapshots/containers")),
-            mounts: mounts.lines().filter(|line| line.contains(&root)).count(),
+        shims
+    }
+
+    /// Kills every supervisor.
+    pub(crate) fn kill_shims(&self) {
+        for pid in self.shims() {
+            rustix::process::kill_process(pid, Signal::KILL).unwrap();
         }
+    }
+
+    /// What a restart of the machine leaves: no process, no group, no run folder.
+    pub(crate) fn lose_machine(&self) {
+        self.kill_daemon();
+        self.kill_shims();
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            for base in [hierarchy.path(), PathBuf::from("/sys/fs/cgroup")] {
+                let parent = base.join(self.parent_group());
+                for group in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+                    let members =
+                        std::fs::read_to_string(group.path().join("cgroup.procs")).unwrap_or_default();
+                    for pid in members.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+                        // It may have ended since the list was read.
+                        rustix::process::kill_process(pid, Signal::KILL).ok();
+                    }
+                }
+            }
+        }
+        std::fs::remove_dir_all(self.path("run")).unwrap();
+    }
+
+    /// Breaks the state database.
+    pub(crate) fn corrupt_database(&self) {
+        let path = self.path("data/state.db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        for byte in bytes.iter_mut().take(4096) {
+            *byte ^= 0xff;
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// Starts a daemon that cannot start, and returns what it says.
+    pub(crate) fn daemon_refuses(&self) -> String {
+        let output = self.daemon_command().stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn daemon_command(&self) -> Command {
+        let mut command = Command::new(HAVRE);
+        command
+            .arg("daemon")
+            .arg("--data-root")
+            .arg(self.path("data"))
+            .arg("--exec-root")
+            .arg(self.path("run"))
+            .env("HAVRE_AUTOSTARTED", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command
     }
 
     /// Waits until the machine looks as expected: cleaning goes on behind the answers.
@@ -213,6 +276,19 @@ impl World {
                 return;
             }
             assert!(Instant::now() < end, "something is left or missing: {census:?}");
+            self.pause(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until a container is in a state.
+    pub(crate) fn await_state(&self, name: &str, state: &str) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let now = self.must(&["inspect", "-f", "{{.State.Status}}", name]);
+            if now.trim() == state {
+                return;
+            }
+            assert!(Instant::now() < end, "{name} is {now}, not {state}");
             self.pause(Duration::from_millis(50));
         }
     }
@@ -232,8 +308,8 @@ impl World {
             self.havre(&["rm", "-f", id]);
         }
         if let Some(child) = self.daemon.lock().unwrap().as_ref() {
-            let pid = rustix::process::Pid::from_child(child);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+            let pid = Pid::from_child(child);
+            rustix::process::kill_process(pid, Signal::TERM).unwrap();
         }
         if let Some(mut child) = self.daemon.lock().unwrap().take() {
             child.wait().unwrap();
