@@ -696,6 +696,7 @@ impl Setup<'_, '_> {
         rootfs::finish_root(fd, self.spec)?;
         watch.lap("masks");
         rootfs::pivot(fd)?;
+        rootfs::propagate_root(fd, self.spec)?;
         watch.lap("pivot");
         Ok(terminal)
     }

@@ -403,19 +403,23 @@ pub(crate) fn pivot(root: &OwnedFd) -> Result<(), RuntimeError> {
     rustix::process::chdir(c"/").step("enter /")
 }
 
-/// What the root itself should be in the end.
+/// Makes the root read-only if it should be. To be done last, while nothing has to be made in it any more.
 pub(crate) fn finish_root(root: &OwnedFd, spec: &Spec) -> Result<(), RuntimeError> {
-    if let Some(word) = spec.linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref())
-        && !word.is_empty()
-    {
-        let (kind, all) = mounts::propagation(word)
-            .ok_or_else(|| RuntimeError::invalid("linux.rootfsPropagation", format!("{word:?}")))?;
-        let change = MountAttr { propagation: Some(kind), ..MountAttr::default() };
-        mount_setattr(root, c"", all, change).step("set the propagation of the root")?;
-    }
     if spec.root.as_ref().is_some_and(|root| root.readonly) {
         let change = MountAttr { set: attr::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         mount_setattr(root.as_fd(), c"", false, change).step("make the root read-only")?;
     }
     Ok(())
+}
+
+/// Sets the propagation of the root. The kernel does not change to a root that is shared, so it comes after.
+pub(crate) fn propagate_root(root: &OwnedFd, spec: &Spec) -> Result<(), RuntimeError> {
+    let word = spec.linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref()).unwrap_or_default();
+    if word.is_empty() {
+        return Ok(());
+    }
+    let (kind, all) = mounts::propagation(word)
+        .ok_or_else(|| RuntimeError::invalid("linux.rootfsPropagation", format!("{word:?}")))?;
+    let change = MountAttr { propagation: Some(kind), ..MountAttr::default() };
+    mount_setattr(root, c"", all, change).step("set the propagation of the root")
 }

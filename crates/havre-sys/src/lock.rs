@@ -42,6 +42,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A copy of this process may still hold the descriptor; the lock is of the open file, not of it.
+        let _closed_anyway = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }

@@ -9,6 +9,7 @@
 )]
 
 mod cgroups;
+mod conformance;
 mod exec;
 mod life;
 mod security;
@@ -19,11 +20,18 @@ use std::process::ExitCode;
 
 type Test = (&'static str, fn());
 
+/// As the first argument it makes this program the runtime's command line.
+pub(crate) const OCI_ROLE: &str = "--as-oci-runtime";
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     // As the shim does: our own binary is the init of containers that ask for one.
     if arguments.next().is_some_and(|name| name == havre_runtime::init::NAME) {
         return havre_runtime::init::main(arguments);
+    }
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|argument| argument == OCI_ROLE) {
+        return havre_runtime::oci::main(arguments);
     }
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -36,7 +44,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (mut failed, mut passed) = (Vec::new(), 0);
-    for (name, test) in [life::TESTS, security::TESTS, exec::TESTS, cgroups::TESTS].into_iter().flatten() {
+    for (name, test) in
+        [life::TESTS, security::TESTS, exec::TESTS, cgroups::TESTS, conformance::TESTS].into_iter().flatten()
+    {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }
