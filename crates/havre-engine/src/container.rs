@@ -25,7 +25,7 @@ use crate::launcher::Launcher;
 use crate::link::Link;
 use crate::record::{CONTAINERS, Changing, Fixed, STATES, View};
 use crate::restart::{self, Ended};
-use crate::spec::ExecSpec;
+use crate::spec::{ExecSpec, RestartPolicy};
 use crate::state::{Change, State};
 
 /// SIGKILL.
@@ -222,9 +222,10 @@ impl Container {
             }
             Command::Rename { name, reply } => {
                 let old = std::mem::replace(&mut self.now.name, name);
-                self.changed();
+                self.publish();
                 self.happened("rename", &[("oldName", format!("/{old}"))]);
-                answer(reply, Ok(()));
+                let result = self.record().await;
+                answer(reply, result);
             }
             Command::ExecCreate { spec, reply } => {
                 let result = self.exec_create(*spec);
@@ -266,8 +267,23 @@ impl Container {
             if self.fixed.spec.auto_remove {
                 self.remove_now();
             }
+            return result;
         }
-        result
+        self.remember_wish().await
+    }
+
+    /// Whether a user wants the container to run decides what a restart policy does after a power loss: it
+    /// is durable before the user is answered. Without a policy nothing depends on it.
+    async fn remember_wish(&self) -> Result<(), EngineError> {
+        if self.fixed.spec.restart == RestartPolicy::No || self.removed {
+            return Ok(());
+        }
+        self.record().await
+    }
+
+    /// Makes the present state durable.
+    async fn record(&self) -> Result<(), EngineError> {
+        self.launcher.commit(Batch::new().put(STATES, self.fixed.id.as_str(), &self.now)).await
     }
 
     async fn start(&mut self) -> Result<(), EngineError> {
@@ -541,7 +557,8 @@ impl Container {
         match then {
             AfterEnd::Answer(reply) => {
                 self.happened("stop", &[]);
-                answer(reply, Ok(()));
+                let result = self.remember_wish().await;
+                answer(reply, result);
             }
             AfterEnd::Start(reply) => {
                 let result = if self.now.state.is_alive() { Ok(()) } else { self.start_fresh().await };
