@@ -119,7 +119,7 @@ pub(crate) fn plan_spec(
         root: Some(Root { path: "rootfs".into(), readonly: spec.read_only }),
         hostname: (!spec.uts_host).then(|| hostname.to_owned()),
         domainname: (!spec.uts_host && !spec.domainname.is_empty()).then(|| spec.domainname.clone()),
-        mounts: mounts(spec, files)?,
+        mounts: mounts(spec, files, facts)?,
         annotations: spec.annotations.clone(),
         linux: Some(linux),
         ..Spec::default()
@@ -158,15 +158,14 @@ fn selinux(spec: &ContainerSpec) -> Result<Option<String>, EngineError> {
     }
 }
 
+fn not_running(kind: &str, id: &str) -> EngineError {
+    EngineError::State(format!("cannot join the {kind} namespace of container {id}: it is not running"))
+}
+
 fn namespaces(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Namespace>, EngineError> {
     use NamespaceKind as K;
     let join = |kind: K, file: &str, id: &str| {
-        let pid = facts.pids.get(id).ok_or_else(|| {
-            EngineError::State(format!(
-                "cannot join the {} namespace of container {id}: it is not running",
-                kind.as_str()
-            ))
-        })?;
+        let pid = facts.pids.get(id).ok_or_else(|| not_running(kind.as_str(), id))?;
         Ok::<_, EngineError>(Namespace::join(kind, format!("/proc/{pid}/ns/{file}")))
     };
     let mut list = vec![Namespace::new(K::Mount)];
@@ -212,7 +211,7 @@ fn mount(kind: &str, target: &str, options: &[&str]) -> Mount {
     }
 }
 
-fn mounts(spec: &ContainerSpec, files: &EtcFiles) -> Result<Vec<Mount>, EngineError> {
+fn mounts(spec: &ContainerSpec, files: &EtcFiles, facts: &Facts) -> Result<Vec<Mount>, EngineError> {
     let privileged = spec.security.privileged;
     let mut list = Vec::new();
     let given = |path: &str| spec.mounts.iter().any(|mount| mount.target == path);
@@ -239,10 +238,10 @@ fn mounts(spec: &ContainerSpec, files: &EtcFiles) -> Result<Vec<Mount>, EngineEr
             let size = format!("size={}", spec.shm_size);
             list.push(mount("tmpfs", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
         }
-        IpcMode::Container(_) => {
-            return Err(EngineError::NotYet(
-                "sharing another container's /dev/shm (--ipc container:...)".into(),
-            ));
+        IpcMode::Container(id) => {
+            let pid = facts.pids.get(id.as_str()).ok_or_else(|| not_running("ipc", id.as_str()))?;
+            let shared = format!("/proc/{pid}/root/dev/shm");
+            list.push(bind("/dev/shm", Path::new(&shared), &["rbind", "rprivate"]));
         }
         IpcMode::Private | IpcMode::Shareable => {}
     }
