@@ -130,6 +130,7 @@ impl Launcher {
         let planned = began.elapsed();
         let writable = self.images.create_writable(id, &fixed.image)?;
         let layered = began.elapsed();
+        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let log = &fixed.spec.log;
         let run_dir = self.run_dir(id);
         let config = ShimConfig {
@@ -154,7 +155,10 @@ impl Launcher {
             }),
             run_dir: run_dir.clone(),
             init: fixed.spec.init.unwrap_or(self.settings.default_init),
-            trace: fixed.merged.labels.contains_key("io.havre.hello"),
+            trace: fixed.merged.labels.contains_key(havre_image::HELLO_LABEL).then(|| {
+                let layer = layered.saturating_sub(planned);
+                vec![("plan".to_owned(), nanos(planned)), ("layer".to_owned(), nanos(layer))]
+            }),
             console: fixed.spec.console,
             runtime: None,
             spec,
@@ -171,7 +175,6 @@ impl Launcher {
                 return Err(EngineError::io("start a supervisor in", run_dir)(error));
             }
         };
-        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let timings = vec![
             ("plan".to_owned(), nanos(planned)),
             ("layer".to_owned(), nanos(layered.saturating_sub(planned))),

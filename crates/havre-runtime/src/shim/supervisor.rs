@@ -290,7 +290,7 @@ fn with_terminal(mut ends: Ends, terminal: Option<OwnedFd>) -> io::Result<Ends> 
 
 impl Supervisor {
     fn start(
-        config: ShimConfig,
+        mut config: ShimConfig,
         filter: Option<Vec<u8>>,
         clients: Vec<(AttachSpec, OwnedFd)>,
         listener: OwnedFd,
@@ -312,6 +312,14 @@ impl Supervisor {
         };
         let cgroup = Cgroup::create(&config.cgroup, &resources).map_err(|error| failure(&error))?;
         let cgroup_made = began.elapsed();
+        if let (Some(steps), Some(process)) = (&config.trace, &mut config.spec.process) {
+            let mut text = String::from("HAVRE_TRACE_ENGINE=");
+            for (name, nanos) in steps {
+                text.push_str(&format!("{name}={nanos},"));
+            }
+            text.push_str(&format!("limits={}", nanos(cgroup_made)));
+            process.env.push(text);
+        }
         let warnings = cgroup.warnings().to_vec();
         let oom = cgroup.oom_watch();
         let terminal = config.spec.process.as_ref().is_some_and(|process| process.terminal);
@@ -671,7 +679,7 @@ fn launch_init(
         cgroup: Some(cgroup),
         gate: None,
         init,
-        trace: config.trace,
+        trace: config.trace.is_some(),
         user: Some(&config.user),
         additional_groups: &config.additional_groups,
         seccomp_filter: filter,
