@@ -321,7 +321,6 @@ fn devices(spec: &ContainerSpec) -> Result<(Vec<Device>, Vec<DeviceRule>), Engin
     let mut nodes = Vec::new();
     if spec.security.privileged {
         collect(Path::new("/dev"), "/dev", &mut nodes)?;
-        nodes.retain(|node| !node.path.starts_with("/dev/pts/") && !node.path.starts_with("/dev/shm/"));
         return Ok((nodes, vec![rule(true, "a", None, None, "rwm")]));
     }
     let mut rules = vec![rule(false, "a", None, None, "rwm")];
@@ -359,7 +358,7 @@ fn collect(host: &Path, target: &str, into: &mut Vec<Device>) -> Result<(), Engi
             let kind = entry.file_type().map_err(EngineError::io("look at", entry.path()))?;
             let skip = matches!(
                 entry.file_name().to_str(),
-                Some("pts" | "shm" | "fd" | "mqueue" | "console") | None
+                Some("pts" | "ptmx" | "shm" | "fd" | "mqueue" | "console") | None
             );
             if !skip && (kind.is_dir() || kind.is_char_device() || kind.is_block_device()) {
                 let below =
