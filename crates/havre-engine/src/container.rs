@@ -577,7 +577,7 @@ impl Container {
     /// Collects the shim's exit. It has closed its socket, so it is past its work.
     fn reap_shim(&mut self) {
         if let Some(child) = self.shim.take() {
-            self.launcher.reap(child);
+            self.launcher.reaper.add(child);
         }
     }
 

@@ -60,7 +60,10 @@ pub struct Containers {
 impl Containers {
     pub(crate) fn new(launcher: Arc<Launcher>) -> Self {
         let index = Arc::clone(&launcher.index);
-        Self { launcher, index, tasks: Mutex::new(JoinSet::new()) }
+        let mut tasks = JoinSet::new();
+        let reaping = Arc::clone(&launcher);
+        tasks.spawn(async move { reaping.reaper.run().await });
+        Self { launcher, index, tasks: Mutex::new(tasks) }
     }
 
     /// Creates a container. Nothing touches the kernel; after the answer it survives power loss.

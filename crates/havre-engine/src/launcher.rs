@@ -27,6 +27,7 @@ use crate::filters::Filters;
 use crate::index::Index;
 use crate::link::{self, CLIENTS_AT_START, Link};
 use crate::plan::{self, Facts};
+use crate::reaper::Reaper;
 use crate::record::Fixed;
 use crate::spec::{ExecSpec, IpcMode, MountKind, NetworkMode, SeccompSpec, Sharing};
 
@@ -64,6 +65,7 @@ pub(crate) struct Launcher {
     pub(crate) index: Arc<Index>,
     db: Arc<Db>,
     filters: Filters,
+    pub(crate) reaper: Reaper,
     facts: Facts,
     /// A sealed copy of our own program.
     binary: OwnedFd,
@@ -89,7 +91,17 @@ impl Launcher {
         for path in [settings.exec_root.join("containers"), settings.exec_root.join("rootfs")] {
             std::fs::create_dir_all(&path).map_err(EngineError::io("create", &path))?;
         }
-        Ok(Self { settings, images, events, index, db, filters: Filters::default(), facts, binary })
+        Ok(Self {
+            settings,
+            images,
+            events,
+            index,
+            db,
+            filters: Filters::default(),
+            reaper: Reaper::default(),
+            facts,
+            binary,
+        })
     }
 
     /// The folder of a container's sockets and state.
@@ -287,11 +299,6 @@ impl Launcher {
         if let Err(error) = remove_tree(&self.data_dir(id)) {
             tracing::error!(container = %id, error = havre_base::chain(&error), "cannot remove the data folder");
         }
-    }
-
-    /// Waits for an ended shim, off the loop: it may still feed a slow client.
-    pub(crate) fn reap(&self, mut child: Child) {
-        tokio::task::spawn_blocking(move || child.wait().map(drop).unwrap_or(()));
     }
 
     pub(crate) fn forget(&self, id: &ContainerId, name: &ContainerName) {
