@@ -28,6 +28,7 @@ mod state;
 use std::sync::Arc;
 
 use havre_image::Images;
+use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
 
 pub use container::{Attachment, ExecView};
@@ -73,5 +74,10 @@ impl Engine {
     /// Lets go of everything; containers keep running.
     pub async fn shutdown(&self) {
         self.containers.close().await;
+        // The parent group goes too when no container is in it; one above it may be another engine's.
+        let parent = &self.settings.cgroup_parent;
+        if Cgroup::children_under(parent).is_empty() {
+            launcher::remove_cgroup(parent);
+        }
     }
 }
