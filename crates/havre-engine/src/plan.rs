@@ -36,8 +36,17 @@ pub(crate) struct Facts {
 
 /// Paths nobody inside may read.
 const MASKED: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
 /// Paths nobody inside may write.
@@ -153,7 +162,10 @@ fn namespaces(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Namespace>, Eng
     use NamespaceKind as K;
     let join = |kind: K, file: &str, id: &str| {
         let pid = facts.pids.get(id).ok_or_else(|| {
-            EngineError::State(format!("cannot join the {} namespace of container {id}: it is not running", kind.as_str()))
+            EngineError::State(format!(
+                "cannot join the {} namespace of container {id}: it is not running",
+                kind.as_str()
+            ))
         })?;
         Ok::<_, EngineError>(Namespace::join(kind, format!("/proc/{pid}/ns/{file}")))
     };
@@ -228,7 +240,9 @@ fn mounts(spec: &ContainerSpec, files: &EtcFiles) -> Result<Vec<Mount>, EngineEr
             list.push(mount("tmpfs", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
         }
         IpcMode::Container(_) => {
-            return Err(EngineError::NotYet("sharing another container's /dev/shm (--ipc container:...)".into()));
+            return Err(EngineError::NotYet(
+                "sharing another container's /dev/shm (--ipc container:...)".into(),
+            ));
         }
         IpcMode::Private | IpcMode::Shareable => {}
     }
@@ -335,16 +349,22 @@ fn devices(spec: &ContainerSpec) -> Result<(Vec<Device>, Vec<DeviceRule>), Engin
 fn collect(host: &Path, target: &str, into: &mut Vec<Device>) -> Result<(), EngineError> {
     let path = host.display();
     let meta = std::fs::metadata(host).map_err(|error| {
-        EngineError::Invalid(format!("error gathering device information while adding custom device \"{path}\": {error}"))
+        EngineError::Invalid(format!(
+            "error gathering device information while adding custom device \"{path}\": {error}"
+        ))
     })?;
     let kind = meta.file_type();
     if kind.is_dir() {
         let entries = std::fs::read_dir(host).map_err(EngineError::io("list", host))?;
         for entry in entries.flatten() {
             let kind = entry.file_type().map_err(EngineError::io("look at", entry.path()))?;
-            let skip = matches!(entry.file_name().to_str(), Some("pts" | "shm" | "fd" | "mqueue" | "console") | None);
+            let skip = matches!(
+                entry.file_name().to_str(),
+                Some("pts" | "ptmx" | "shm" | "fd" | "mqueue" | "console") | None
+            );
             if !skip && (kind.is_dir() || kind.is_char_device() || kind.is_block_device()) {
-                let below = format!("{}/{}", target.trim_end_matches('/'), entry.file_name().to_string_lossy());
+                let below =
+                    format!("{}/{}", target.trim_end_matches('/'), entry.file_name().to_string_lossy());
                 collect(&entry.path(), &below, into)?;
             }
         }
@@ -455,10 +475,17 @@ fn sysctls(spec: &ContainerSpec) -> Result<BTreeMap<String, String>, EngineError
     for name in spec.sysctls.keys() {
         let ipc = matches!(
             name.as_str(),
-            "kernel.msgmax" | "kernel.msgmnb" | "kernel.msgmni" | "kernel.sem" | "kernel.shmall" | "kernel.shmmax"
-                | "kernel.shmmni" | "kernel.shm_rmid_forced"
+            "kernel.msgmax"
+                | "kernel.msgmnb"
+                | "kernel.msgmni"
+                | "kernel.sem"
+                | "kernel.shmall"
+                | "kernel.shmmax"
+                | "kernel.shmmni"
+                | "kernel.shm_rmid_forced"
         ) || name.starts_with("fs.mqueue.");
-        let refused = |why: &str| Err(EngineError::Invalid(format!("sysctl \"{name}\" is not allowed: {why}")));
+        let refused =
+            |why: &str| Err(EngineError::Invalid(format!("sysctl \"{name}\" is not allowed: {why}")));
         if ipc {
             if matches!(spec.ipc, IpcMode::Host) {
                 return refused("the container uses the host's IPC namespace");
@@ -483,13 +510,17 @@ mod tests {
     use super::*;
 
     fn merged(spec: &ContainerSpec) -> Merged {
-        let image = havre_oci::image::ContainerConfig { cmd: Some(vec!["true".into()]), ..Default::default() };
+        let image =
+            havre_oci::image::ContainerConfig { cmd: Some(vec!["true".into()]), ..Default::default() };
         Merged::new(spec, &image).unwrap()
     }
 
     fn plan(spec: &ContainerSpec) -> Result<Spec, EngineError> {
-        let files =
-            EtcFiles { hosts: "/c/hosts".into(), hostname: "/c/hostname".into(), resolv_conf: "/c/resolv".into() };
+        let files = EtcFiles {
+            hosts: "/c/hosts".into(),
+            hostname: "/c/hostname".into(),
+            resolv_conf: "/c/resolv".into(),
+        };
         let facts = Facts { time_namespace: true, host_name: "host".into(), ..Facts::default() };
         plan_spec(spec, &merged(spec), "abc", &files, &facts)
     }
@@ -539,7 +570,9 @@ mod tests {
             ..ContainerSpec::default()
         };
         assert!(plan(&with("net.core.somaxconn", NetworkMode::None)).is_ok());
-        for (name, network) in [("net.core.somaxconn", NetworkMode::Host), ("kernel.panic", NetworkMode::None)] {
+        for (name, network) in
+            [("net.core.somaxconn", NetworkMode::Host), ("kernel.panic", NetworkMode::None)]
+        {
             let error = plan(&with(name, network)).unwrap_err().to_string();
             assert!(error.starts_with(&format!("sysctl \"{name}\" is not allowed")), "{error}");
         }
