@@ -113,12 +113,17 @@ impl Launcher {
     }
 
     /// Starts a shim for the container. What this made is removed again by [`Launcher::tidy`].
-    pub(crate) fn launch(&self, fixed: &Fixed, mut clients: Vec<Attachment>) -> Result<Launched, EngineError> {
+    pub(crate) fn launch(
+        &self,
+        fixed: &Fixed,
+        mut clients: Vec<Attachment>,
+    ) -> Result<Launched, EngineError> {
         let began = Instant::now();
         let id = &fixed.id;
         let data_dir = self.data_dir(id);
         std::fs::create_dir_all(&data_dir).map_err(EngineError::io("create", &data_dir))?;
         make_bind_sources(fixed)?;
+        crate::propagation::check(&fixed.spec.mounts)?;
         let files = crate::etc::write(&data_dir, fixed)?;
         let facts = Facts { pids: self.joined(fixed)?, ..self.facts.clone() };
         let spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;
@@ -158,12 +163,8 @@ impl Launcher {
         remove_tree(&run_dir)?;
         std::fs::create_dir_all(&run_dir).map_err(EngineError::io("create", &run_dir))?;
         let more_clients = clients.split_off(clients.len().min(CLIENTS_AT_START));
-        let started = link::spawn(
-            self.binary.as_fd(),
-            &config,
-            filter.as_ref().map(|fd| fd.as_fd()),
-            clients,
-        );
+        let started =
+            link::spawn(self.binary.as_fd(), &config, filter.as_ref().map(|fd| fd.as_fd()), clients);
         let (link, child) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -218,13 +219,19 @@ impl Launcher {
     }
 
     /// The process of an exec, and its filter.
-    pub(crate) fn plan_exec(&self, fixed: &Fixed, exec: &ExecSpec) -> Result<(Process, Option<OwnedFd>), EngineError> {
+    pub(crate) fn plan_exec(
+        &self,
+        fixed: &Fixed,
+        exec: &ExecSpec,
+    ) -> Result<(Process, Option<OwnedFd>), EngineError> {
         let caps = capabilities(fixed, exec.privileged)?.names();
         let mut env = fixed.merged.environment(&fixed.hostname, exec.tty);
         for entry in &exec.env {
             crate::merged::set_variable(&mut env, entry);
         }
-        let own = |text: &str, container: &str| if text.is_empty() { container.to_owned() } else { text.to_owned() };
+        let own = |text: &str, container: &str| {
+            if text.is_empty() { container.to_owned() } else { text.to_owned() }
+        };
         let cwd = own(&exec.working_dir, &own(&fixed.merged.working_dir, "/"));
         let process = Process {
             terminal: exec.tty,
@@ -247,7 +254,8 @@ impl Launcher {
 
     pub(crate) fn freeze(&self, fixed: &Fixed, frozen: bool) -> Result<(), EngineError> {
         let path = self.cgroup_path(fixed);
-        let done = Cgroup::open(&path).and_then(|cgroup| if frozen { cgroup.freeze() } else { cgroup.thaw() });
+        let done =
+            Cgroup::open(&path).and_then(|cgroup| if frozen { cgroup.freeze() } else { cgroup.thaw() });
         done.map_err(|error| EngineError::State(havre_base::chain(&error)))
     }
 

@@ -693,9 +693,10 @@ impl Setup<'_, '_> {
         }
         // While the root is writable. If it cannot be made, entering it says why.
         let _made = root.ensure_folder(Path::new(&finish.process.cwd));
-        rootfs::finish_root(fd, self.spec)?;
         watch.lap("masks");
         rootfs::pivot(fd)?;
+        // Only now: the kernel does not let a shared mount become the root.
+        rootfs::finish_root(fd, self.spec)?;
         watch.lap("pivot");
         Ok(terminal)
     }
