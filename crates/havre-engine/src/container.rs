@@ -245,9 +245,9 @@ impl Container {
     async fn start_by_user(&mut self) -> Result<(), EngineError> {
         match self.now.state {
             State::Running { .. } => Err(EngineError::Unchanged(self.fixed.id.clone())),
-            State::Paused { .. } => Err(EngineError::State(
-                "cannot start a paused container, try unpause instead".into(),
-            )),
+            State::Paused { .. } => {
+                Err(EngineError::State("cannot start a paused container, try unpause instead".into()))
+            }
             State::Removing => {
                 Err(EngineError::State("container is marked for removal and cannot be started".into()))
             }
@@ -333,6 +333,7 @@ impl Container {
 
     fn started(&mut self, status: &Status) {
         self.now.started_at = Some(status.started_at);
+        self.now.oom_killed = false;
         self.apply(Change::Started { pid: status.pid, at: status.started_at });
         self.happened("start", &[]);
     }
@@ -454,7 +455,11 @@ impl Container {
             Ok(Some(Packet::Reply(reply))) => self.on_answer(reply.seq, reply.answer),
             Ok(Some(Packet::Event(Event::Exited(exit)))) => self.ended(exit).await,
             Ok(Some(Packet::Event(Event::ExecExited { id, code }))) => self.exec_ended(&id, code),
-            Ok(Some(Packet::Event(Event::Oom))) => self.happened("oom", &[]),
+            Ok(Some(Packet::Event(Event::Oom))) => {
+                self.now.oom_killed = true;
+                self.changed();
+                self.happened("oom", &[]);
+            }
             Ok(Some(Packet::Event(Event::Detached(Target::Init)))) => self.happened("detach", &[]),
             Ok(Some(Packet::Event(Event::Detached(Target::Exec(id))))) => {
                 self.happened("exec_detach", &[("execID", id.to_string())]);
@@ -491,7 +496,9 @@ impl Container {
         self.now.finished_at = Some(exit.at);
         self.exits += 1;
         self.kill_at = None;
-        for id in self.execs.iter().filter(|(_, exec)| exec.running).map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+        for id in
+            self.execs.iter().filter(|(_, exec)| exec.running).map(|(id, _)| id.clone()).collect::<Vec<_>>()
+        {
             self.exec_ended(&id, SUPERVISOR_LOST);
         }
         for (_, pending) in self.pending.drain() {
@@ -760,7 +767,9 @@ impl Container {
 
     async fn ask(&mut self, ask: Ask, fds: Vec<OwnedFd>, pending: Pending) {
         let sent = match &mut self.link {
-            _ if !self.now.state.is_alive() =>  Err(EngineError::State(format!("container {} is not running", self.fixed.id))),
+            _ if !self.now.state.is_alive() => {
+                Err(EngineError::State(format!("container {} is not running", self.fixed.id)))
+            }
             None => Err(EngineError::State(format!("container {} is not running", self.fixed.id))),
             Some(link) => {
                 let borrowed: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();

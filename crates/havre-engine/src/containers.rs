@@ -91,6 +91,7 @@ impl Containers {
             name: name.clone(),
             state: State::Created,
             started_at: None,
+            oom_killed: false,
             finished_at: None,
             restart_count: 0,
             stopped_by_user: false,
@@ -117,7 +118,8 @@ impl Containers {
         let images = Arc::clone(&self.launcher.images);
         match images.resolve(name) {
             Err(ImageError::NotFound(_)) if matches!(name, "hello" | "hello:latest") => {
-                let made = tokio::task::spawn_blocking(move || images.ensure_hello(Path::new("/proc/self/exe")));
+                let made =
+                    tokio::task::spawn_blocking(move || images.ensure_hello(Path::new("/proc/self/exe")));
                 made.await.map_err(|_| EngineError::ShuttingDown)?.map_err(EngineError::Image)
             }
             found => Ok(found?),
@@ -211,7 +213,12 @@ impl Containers {
     }
 
     /// Stops and starts a container.
-    pub async fn restart(&self, text: &str, signal: Option<i32>, grace: Option<i64>) -> Result<(), EngineError> {
+    pub async fn restart(
+        &self,
+        text: &str,
+        signal: Option<i32>,
+        grace: Option<i64>,
+    ) -> Result<(), EngineError> {
         self.ask_named(text, |reply| Command::Restart { signal, grace, reply }).await
     }
 
@@ -288,9 +295,7 @@ impl Containers {
     pub async fn exec(&self, text: &str) -> Result<(ExecId, Arc<View>, ExecView), EngineError> {
         let (id, handle) = self.index.find_exec(text)?;
         let view = Arc::clone(&handle.view.borrow());
-        let exec = self
-            .ask(handle, text, |reply| Command::ExecInspect { id: id.clone(), reply })
-            .await?;
+        let exec = self.ask(handle, text, |reply| Command::ExecInspect { id: id.clone(), reply }).await?;
         Ok((id, view, exec))
     }
 

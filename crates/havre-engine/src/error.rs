@@ -85,7 +85,10 @@ pub enum EngineError {
 
 impl EngineError {
     /// Makes [`EngineError::Io`] from any error that is one.
-    pub(crate) fn io<E: Into<io::Error>>(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
+    pub(crate) fn io<E: Into<io::Error>>(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
         let path = path.into();
         move |error| Self::Io { what, path, source: error.into() }
     }

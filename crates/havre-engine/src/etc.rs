@@ -19,7 +19,8 @@ pub(crate) fn write(dir: &Path, fixed: &Fixed) -> Result<EtcFiles, EngineError> 
         resolv_conf: dir.join("resolv.conf"),
     };
     let put = |path: &Path, text: &str| {
-        replace_with(path, text.as_bytes(), 0o644, Durability::Process).map_err(EngineError::io("write", path))
+        replace_with(path, text.as_bytes(), 0o644, Durability::Process)
+            .map_err(EngineError::io("write", path))
     };
     put(&files.hosts, &hosts(fixed, &host_file("/etc/hosts")))?;
     put(&files.hostname, &format!("{}\n", fixed.hostname))?;
@@ -52,7 +53,8 @@ fn hosts(fixed: &Fixed, host: &str) -> String {
 fn resolv_conf(fixed: &Fixed, host: &str) -> String {
     let spec = &fixed.spec;
     let mut text = String::new();
-    let host_lines = |word: &'static str| host.lines().filter(move |line| line.split_whitespace().next() == Some(word));
+    let host_lines =
+        |word: &'static str| host.lines().filter(move |line| line.split_whitespace().next() == Some(word));
     let lines = |word: &'static str, own: &[String], join: bool, text: &mut String| {
         if own.is_empty() {
             for line in host_lines(word) {

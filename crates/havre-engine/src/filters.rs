@@ -27,7 +27,11 @@ pub(crate) struct Filters {
 
 impl Filters {
     /// The filter for a profile and the capabilities that its conditions look at; none when unconfined.
-    pub(crate) fn get(&self, spec: &SeccompSpec, caps: CapabilitySet) -> Result<Option<OwnedFd>, EngineError> {
+    pub(crate) fn get(
+        &self,
+        spec: &SeccompSpec,
+        caps: CapabilitySet,
+    ) -> Result<Option<OwnedFd>, EngineError> {
         if *spec == SeccompSpec::Unconfined {
             return Ok(None);
         }
@@ -66,6 +70,9 @@ fn sealed(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create("havre-seccomp", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = std::fs::File::from(fd);
     file.write_all(bytes)?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
     Ok(file.into())
 }

@@ -33,7 +33,12 @@ pub(crate) struct Index(RwLock<Tables>);
 
 impl Index {
     /// Reserves a name and makes the container known.
-    pub(crate) fn insert(&self, id: &ContainerId, name: &ContainerName, handle: Handle) -> Result<(), EngineError> {
+    pub(crate) fn insert(
+        &self,
+        id: &ContainerId,
+        name: &ContainerName,
+        handle: Handle,
+    ) -> Result<(), EngineError> {
         let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = tables.by_name.get(name) {
             return Err(EngineError::NameInUse { name: name.clone(), user: user.clone() });
@@ -49,7 +54,12 @@ impl Index {
     }
 
     /// Moves a container to another name.
-    pub(crate) fn rename(&self, id: &ContainerId, old: &ContainerName, new: &ContainerName) -> Result<(), EngineError> {
+    pub(crate) fn rename(
+        &self,
+        id: &ContainerId,
+        old: &ContainerName,
+        new: &ContainerName,
+    ) -> Result<(), EngineError> {
         let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = tables.by_name.get(new) {
             return Err(EngineError::NameInUse { name: new.clone(), user: user.clone() });

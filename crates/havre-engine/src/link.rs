@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use havre_runtime::shim::protocol::{Ask, AttachSpec, Hello, MAX_MESSAGE, Packet, Request, SOCKET, ShimConfig, VERSION};
+use havre_runtime::shim::protocol::{
+    Ask, AttachSpec, Hello, MAX_MESSAGE, Packet, Request, SOCKET, ShimConfig, VERSION,
+};
 use havre_sys::seqpacket;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -148,7 +150,9 @@ fn connect(run_dir: &Path) -> io::Result<Option<Link>> {
     // Through the descriptor, because a socket address holds only 108 bytes of path.
     match seqpacket::connect(Path::new(&format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()))) {
         Ok(socket) => Link::new(socket).map(Some),
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -144,8 +144,7 @@ mod tests {
 
     #[test]
     fn variables_of_the_user_win_and_a_bare_name_removes() {
-        let spec =
-            ContainerSpec { env: words("B=3 A C=4 PATH=/x").unwrap(), ..ContainerSpec::default() };
+        let spec = ContainerSpec { env: words("B=3 A C=4 PATH=/x").unwrap(), ..ContainerSpec::default() };
         let merged = Merged::new(&spec, &image()).unwrap();
         assert_eq!(merged.env, ["B=3", "C=4", "PATH=/x"]);
         assert_eq!(merged.environment("h", true), ["PATH=/x", "HOSTNAME=h", "TERM=xterm", "B=3", "C=4"]);

@@ -65,7 +65,8 @@ async fn recover_one(
     let (mut origin, mut exit) = (Origin::Resting, None);
     match found {
         Found::Alive(mut link) => {
-            let status = ask_status(&mut link).await.map_err(EngineError::io("ask the supervisor in", &run_dir))?;
+            let status =
+                ask_status(&mut link).await.map_err(EngineError::io("ask the supervisor in", &run_dir))?;
             exit.clone_from(&status.exit);
             note_running(&mut now, &status);
             if exit.is_none() {
@@ -119,6 +120,7 @@ fn note_running(now: &mut Changing, status: &Status) {
     if now.started_at.is_none_or(|at| at <= status.started_at) || now.state.is_alive() {
         let paused = matches!(now.state, State::Paused { .. });
         now.started_at = Some(status.started_at);
+        now.oom_killed = status.oom_kills > 0;
         now.start_error = None;
         let (pid, since) = (status.pid, status.started_at);
         now.state = if paused { State::Paused { pid, since } } else { State::Running { pid, since } };
@@ -159,10 +161,15 @@ fn sweep(launcher: &Launcher, known: &BTreeSet<ContainerId>) {
         let Ok(entries) = std::fs::read_dir(root.join("containers")) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let owned =
-                name.to_str().and_then(|name| ContainerId::parse(name).ok()).is_some_and(|id| known.contains(&id));
+            let owned = name
+                .to_str()
+                .and_then(|name| ContainerId::parse(name).ok())
+                .is_some_and(|id| known.contains(&id));
             if !owned && let Err(error) = remove_tree(&entry.path()) {
-                tracing::error!(error = havre_base::chain(&error), "cannot remove a folder without a container");
+                tracing::error!(
+                    error = havre_base::chain(&error),
+                    "cannot remove a folder without a container"
+                );
             }
         }
     }

@@ -80,7 +80,9 @@ impl State {
             (Self::Running { .. } | Self::Paused { .. }, C::Died(exit)) => Self::Exited(exit),
             (Self::Running { .. } | Self::Paused { .. }, C::DiedForNow(exit)) => Self::Restarting(exit),
             (Self::Restarting(exit), C::GaveUp) => Self::Exited(exit),
-            (Self::Created | Self::Exited(_) | Self::Restarting(_) | Self::Removing, C::Removing) => Self::Removing,
+            (Self::Created | Self::Exited(_) | Self::Restarting(_) | Self::Removing, C::Removing) => {
+                Self::Removing
+            }
             (state, change) => return Err(BadTransition { state, change }),
         })
     }

@@ -180,7 +180,10 @@ mod tests {
         assert_eq!(ids("4000:50"), Ok((4000, 50, vec![50])));
         assert_eq!(ids(":wheel"), Ok((0, 10, vec![10])));
         assert_eq!(ids("2147483647"), Ok((2_147_483_647, 0, vec![0])));
-        assert_eq!(find("", "", "7", &[]).unwrap(), Identity { uid: 7, groups: vec![0], ..Identity::default() });
+        assert_eq!(
+            find("", "", "7", &[]).unwrap(),
+            Identity { uid: 7, groups: vec![0], ..Identity::default() }
+        );
         let more = ["audio".to_owned(), "50".to_owned(), "29".to_owned()];
         assert_eq!(find(PASSWD, GROUP, "", &more).unwrap().groups, [0, 10, 29, 50]);
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use havre_api::container::{Config, ContainerInspect, ContainerSummary, MountPoint, State, SummaryHostConfig, SummaryNetworkSettings};
+use havre_api::container::{
+    Config, ContainerInspect, ContainerSummary, MountPoint, State, SummaryHostConfig, SummaryNetworkSettings,
+};
 use havre_api::host::HostConfig;
 use havre_api::network::{EndpointSettings, NetworkSettings};
 use havre_base::{Clock as _, SystemClock, Timestamp};
@@ -137,7 +139,7 @@ fn state(view: &View) -> State {
         running: life.is_alive() || matches!(life, Life::Restarting(_)),
         paused: matches!(life, Life::Paused { .. }),
         restarting: matches!(life, Life::Restarting(_)),
-        oom_killed: life.exit().is_some_and(|exit| exit.oom_killed),
+        oom_killed: now.oom_killed || life.exit().is_some_and(|exit| exit.oom_killed),
         dead: false,
         pid: i64::from(life.pid().unwrap_or(0)),
         exit_code: i64::from(view.exit_code()),
@@ -162,7 +164,8 @@ pub(crate) fn inspect(engine: &Engine, view: &View) -> ContainerInspect {
     config.working_dir.clone_from(&merged.working_dir);
     config.user.clone_from(&merged.user);
     let args = merged.args();
-    let (path, rest) = args.split_first().map(|(path, rest)| (path.clone(), rest.to_vec())).unwrap_or_default();
+    let (path, rest) =
+        args.split_first().map(|(path, rest)| (path.clone(), rest.to_vec())).unwrap_or_default();
     let data = engine.containers.data_dir(view);
     let file = |name: &str| data.join(name).to_string_lossy().into_owned();
     let log = if fixed.spec.log.none {
@@ -171,7 +174,9 @@ pub(crate) fn inspect(engine: &Engine, view: &View) -> ContainerInspect {
         engine.containers.log_path(view).to_string_lossy().into_owned()
     };
     let network = match &fixed.spec.network {
-        NetworkMode::Container(_) => NetworkSettings { networks: Some(BTreeMap::new()), ..NetworkSettings::default() },
+        NetworkMode::Container(_) => {
+            NetworkSettings { networks: Some(BTreeMap::new()), ..NetworkSettings::default() }
+        }
         _ => NetworkSettings {
             ports: Some(BTreeMap::new()),
             networks: Some(networks(view)),

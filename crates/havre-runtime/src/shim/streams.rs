@@ -140,7 +140,13 @@ impl Streams {
     }
 
     /// Handles readiness of one part.
-    pub(super) fn ready(&mut self, reactor: &Reactor, part: Part, ready: Ready, buffer: &mut [u8]) -> Outcome {
+    pub(super) fn ready(
+        &mut self,
+        reactor: &Reactor,
+        part: Part,
+        ready: Ready,
+        buffer: &mut [u8],
+    ) -> Outcome {
         match part {
             Part::Stdout | Part::Stderr => {
                 self.pump(reactor, part, buffer);
@@ -332,11 +338,8 @@ impl Streams {
         if !self.finished {
             return;
         }
-        let done: Vec<u32> = self
-            .clients
-            .iter_mut()
-            .filter_map(|(id, client)| client.end().then_some(*id))
-            .collect();
+        let done: Vec<u32> =
+            self.clients.iter_mut().filter_map(|(id, client)| client.end().then_some(*id)).collect();
         for id in done {
             self.remove_client_quietly(reactor, id);
         }

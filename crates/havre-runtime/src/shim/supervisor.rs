@@ -12,8 +12,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::protocol::{
-    Answer, Ask, AttachSpec, Event, ExecConfig, Exit, Failure, FailureKind, Hello, MAX_MESSAGE, Packet, Reply,
-    Request, RootConfig, SOCKET, ShimConfig, Status, Target, VERSION,
+    Answer, Ask, AttachSpec, Event, ExecConfig, Exit, Failure, FailureKind, Hello, MAX_MESSAGE, Packet,
+    Reply, Request, RootConfig, SOCKET, ShimConfig, Status, Target, VERSION,
 };
 use super::reactor::{Interest, Reactor, Ready};
 use super::streams::{Ends, Outcome, Part, Streams};
@@ -117,6 +117,9 @@ struct Supervisor {
     listener: OwnedFd,
     signals: OwnedFd,
     oom: Option<OwnedFd>,
+    /// Shortages of memory the kernel told of, and those the daemon was told of.
+    oom_notices: u64,
+    oom_told: u64,
     daemons: BTreeMap<u32, OwnedFd>,
     next_daemon: u32,
     children: BTreeMap<u32, Child>,
@@ -130,7 +133,8 @@ pub(super) fn run() -> Result<(), ShimError> {
     // A session of our own: no terminal or signal of the daemon's reaches us.
     rustix::process::setsid().map(drop).unwrap_or(());
     let daemon = rustix::io::dup(rustix::stdio::stdin()).map_err(step("take the daemon's socket"))?;
-    rustix::io::fcntl_setfd(&daemon, rustix::io::FdFlags::CLOEXEC).map_err(step("keep the daemon's socket"))?;
+    rustix::io::fcntl_setfd(&daemon, rustix::io::FdFlags::CLOEXEC)
+        .map_err(step("keep the daemon's socket"))?;
     let null = open_null().map_err(step("open /dev/null"))?;
     rustix::stdio::dup2_stdin(&null).map_err(step("close standard input"))?;
     drop(null);
@@ -187,7 +191,8 @@ fn receive_config(daemon: &OwnedFd) -> Result<Handed, ShimError> {
         true => Some(read_all(&next()?).map_err(step("read the seccomp filter"))?),
         false => None,
     };
-    let clients = hello.clients.into_iter().map(|spec| Ok((spec, next()?))).collect::<Result<_, ShimError>>()?;
+    let clients =
+        hello.clients.into_iter().map(|spec| Ok((spec, next()?))).collect::<Result<_, ShimError>>()?;
     Ok(Handed { config, filter, clients, lock })
 }
 
@@ -259,11 +264,7 @@ fn internal(what: &str) -> impl Fn(io::Error) -> Failure + '_ {
 }
 
 /// The child's and the parent's ends of a process's streams.
-fn make_stdio(
-    terminal: bool,
-    open_stdin: bool,
-    console: (u16, u16),
-) -> io::Result<(Stdio, Ends)> {
+fn make_stdio(terminal: bool, open_stdin: bool, console: (u16, u16)) -> io::Result<(Stdio, Ends)> {
     if terminal {
         let ends = Ends { stdin: None, stdout: None, stderr: None, terminal: true };
         return Ok((Stdio::Terminal { rows: console.0, columns: console.1 }, ends));
@@ -307,10 +308,8 @@ impl Supervisor {
             Some(log) => {
                 let options =
                     Options { max_size: log.max_size, max_file: log.max_file, compress: log.compress };
-                let opened = Writer::open(&log.path, options).map_err(|error| Failure {
-                    kind: FailureKind::Internal,
-                    message: chain(&error),
-                });
+                let opened = Writer::open(&log.path, options)
+                    .map_err(|error| Failure { kind: FailureKind::Internal, message: chain(&error) });
                 Some(opened?)
             }
         };
@@ -362,13 +361,7 @@ impl Supervisor {
                 return Err(internal("cannot mind the container")(error));
             }
         };
-        let init = Child {
-            pid: status.pid,
-            pidfd: launched.pidfd,
-            exec: None,
-            ended: false,
-            streams,
-        };
+        let init = Child { pid: status.pid, pidfd: launched.pidfd, exec: None, ended: false, streams };
         send(daemon.as_fd(), &Packet::Event(Event::Started { status: status.clone(), timings, warnings }));
         Ok(Self {
             reactor,
@@ -377,6 +370,8 @@ impl Supervisor {
             listener,
             signals,
             oom,
+            oom_notices: 0,
+            oom_told: 0,
             daemons: BTreeMap::new(),
             next_daemon: 0,
             children: BTreeMap::from([(INIT, init)]),
@@ -496,11 +491,12 @@ impl Supervisor {
 
     fn note_oom(&mut self) {
         if let Some(oom) = &self.oom {
-            rustix::io::read(oom, &mut [0; 256]).map(drop).unwrap_or(());
+            self.oom_notices += self.cgroup.oom_notices(oom);
         }
-        let kills = self.cgroup.oom_kills();
-        if kills > self.status.oom_kills {
-            self.status.oom_kills = kills;
+        self.status.oom_kills = self.cgroup.oom_kills();
+        let shortages = self.oom_notices.max(self.status.oom_kills);
+        if shortages > self.oom_told {
+            self.oom_told = shortages;
             self.tell(Event::Oom);
         }
     }
@@ -541,8 +537,10 @@ impl Supervisor {
             }
             Ask::Exec { exec, attach, filter } => self.exec(*exec, attach, filter, fds),
             Ask::Signal { target, signal } => {
-                let child = find(&mut self.children, &target).filter(|child| !child.ended).ok_or_else(gone)?;
-                havre_sys::signal::pidfd_kill(&child.pidfd, signal).map_err(internal("cannot send a signal"))?;
+                let child =
+                    find(&mut self.children, &target).filter(|child| !child.ended).ok_or_else(gone)?;
+                havre_sys::signal::pidfd_kill(&child.pidfd, signal)
+                    .map_err(internal("cannot send a signal"))?;
                 Ok(Answer::Done)
             }
             Ask::Resize { target, rows, columns } => {
@@ -551,7 +549,8 @@ impl Supervisor {
                     kind: FailureKind::Invalid,
                     message: "the process has no terminal".into(),
                 })?;
-                let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                let size =
+                    rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
                 rustix::termios::tcsetwinsize(terminal, size)
                     .map_err(|error| internal("cannot resize the terminal")(error.into()))?;
                 Ok(Answer::Done)
