@@ -118,7 +118,11 @@ pub(crate) async fn read_json<T: DeserializeOwned + Default>(
     })?;
     let bytes = bytes.to_bytes();
     if bytes.is_empty() {
-        return if may_be_absent { Ok(T::default()) } else { Err(Refusal::invalid("invalid JSON: got EOF while reading request body")) };
+        return if may_be_absent {
+            Ok(T::default())
+        } else {
+            Err(Refusal::invalid("invalid JSON: got EOF while reading request body"))
+        };
     }
     serde_json::from_slice(&bytes).map_err(|error| Refusal::invalid(format!("invalid JSON: {error}")))
 }

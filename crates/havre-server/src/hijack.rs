@@ -6,10 +6,10 @@
 use std::os::fd::OwnedFd;
 
 use havre_api::{ApiVersion, MULTIPLEXED_STREAM, RAW_STREAM};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
-use hyper::upgrade::Upgraded;
 use hyper::StatusCode;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 

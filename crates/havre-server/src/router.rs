@@ -58,7 +58,8 @@ pub(crate) async fn answer(server: &Server, request: Request<Incoming>) -> Answe
     headers.insert("Ostype", HeaderValue::from_static("linux"));
     let experimental = if server.info.experimental { "true" } else { "false" };
     headers.insert("Docker-Experimental", HeaderValue::from_static(experimental));
-    headers.insert(SERVER, HeaderValue::from_static(concat!("Havre/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    headers
+        .insert(SERVER, HeaderValue::from_static(concat!("Havre/", env!("CARGO_PKG_VERSION"), " (linux)")));
     answer
 }
 
@@ -85,8 +86,11 @@ fn version_of(path: &str) -> Result<(ApiVersion, &str), Refusal> {
 async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
     let full = request.uri().path().to_owned();
     let (version, path) = version_of(&full)?;
-    let decoded: Vec<String> =
-        path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false).into_owned()).collect();
+    let decoded: Vec<String> = path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(|part| decode(part, false).into_owned())
+        .collect();
     let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
     let query = Query::parse(request.uri().query().unwrap_or(""));
     let method = request.method().clone();
@@ -124,11 +128,19 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["images", "load"] if post => images::load(server, call).await,
         ["images", "create"] if post => images::create(server, call).await,
         ["images", "get"] if get => images::save_many(server, &call).await,
-        ["images", name @ .., "json"] if get && !name.is_empty() => images::inspect(server, &name.join("/")).await,
-        ["images", name @ .., "history"] if get && !name.is_empty() => images::history(server, &name.join("/")).await,
+        ["images", name @ .., "json"] if get && !name.is_empty() => {
+            images::inspect(server, &name.join("/")).await
+        }
+        ["images", name @ .., "history"] if get && !name.is_empty() => {
+            images::history(server, &name.join("/")).await
+        }
         ["images", name @ .., "get"] if get && !name.is_empty() => images::save(server, name.join("/")).await,
-        ["images", name @ .., "tag"] if post && !name.is_empty() => images::tag(server, &call, &name.join("/")).await,
-        ["images", name @ ..] if delete && !name.is_empty() => images::remove(server, &call, &name.join("/")).await,
+        ["images", name @ .., "tag"] if post && !name.is_empty() => {
+            images::tag(server, &call, &name.join("/")).await
+        }
+        ["images", name @ ..] if delete && !name.is_empty() => {
+            images::remove(server, &call, &name.join("/")).await
+        }
 
         _ => waiting(&method, parts.as_slice()),
     }

@@ -13,8 +13,22 @@ const LEAST_MEMORY: i64 = 6 << 20;
 
 /// Names of limits, as `--ulimit` takes them (getrlimit(2)).
 const ULIMITS: &[&str] = &[
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack", "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+    "as",
 ];
 
 /// Parses `10m`, `1.5G`, `100` as bytes.
@@ -22,14 +36,15 @@ pub(crate) fn parse_bytes(what: &str, text: &str) -> Result<u64, Refusal> {
     let invalid = || Refusal::invalid(format!("invalid value for {what}: invalid size: '{text}'"));
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor: u64 = match lower.get(digits.len()..).unwrap_or("").trim_end_matches('b').trim_end_matches('i') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        "t" => 1 << 40,
-        _ => return Err(invalid()),
-    };
+    let factor: u64 =
+        match lower.get(digits.len()..).unwrap_or("").trim_end_matches('b').trim_end_matches('i') {
+            "" => 1,
+            "k" => 1 << 10,
+            "m" => 1 << 20,
+            "g" => 1 << 30,
+            "t" => 1 << 40,
+            _ => return Err(invalid()),
+        };
     if let Ok(whole) = digits.trim().parse::<u64>() {
         return whole.checked_mul(factor).ok_or_else(invalid);
     }
@@ -39,11 +54,48 @@ pub(crate) fn parse_bytes(what: &str, text: &str) -> Result<u64, Refusal> {
         return Err(invalid());
     }
     let scale = 10_u64.pow(u32::try_from(fraction.len()).unwrap_or(9));
-    let part = u128::from(fraction.parse::<u64>().map_err(|_| invalid())?) * u128::from(factor) / u128::from(scale);
+    let part =
+        u128::from(fraction.parse::<u64>().map_err(|_| invalid())?) * u128::from(factor) / u128::from(scale);
     whole
         .checked_mul(factor)
         .and_then(|bytes| bytes.checked_add(u64::try_from(part).ok()?))
         .ok_or_else(invalid)
+}
+
+/// The ends of the ranges of a list such as `0-2,5`.
+fn ranges(list: &str) -> Option<Vec<(u32, u32)>> {
+    let number = |text: &str| text.trim().parse().ok();
+    list.trim()
+        .split(',')
+        .map(|part| match part.split_once('-') {
+            Some((first, last)) => {
+                Some((number(first)?, number(last)?)).filter(|(first, last)| first <= last)
+            }
+            None => number(part).map(|one| (one, one)),
+        })
+        .collect()
+}
+
+/// Processors and memory nodes can only be asked for if the machine has them.
+fn check_list(what: &str, kind: &str, asked: &str) -> Result<(), Refusal> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let Some(wanted) = ranges(asked) else {
+        let name = if kind == "cpu" { "cpus" } else { "mems" };
+        return Err(Refusal::invalid(format!("Invalid value {asked} for cpuset {name}")));
+    };
+    let online = std::fs::read_to_string(format!("/sys/devices/system/{kind}/online")).unwrap_or_default();
+    // A kernel without memory nodes has the one.
+    let online = if online.trim().is_empty() { "0" } else { online.trim() };
+    let have = ranges(online).unwrap_or_default();
+    let there = |(first, last): &(u32, u32)| have.iter().any(|(from, to)| from <= first && last <= to);
+    if wanted.iter().all(there) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(format!(
+        "Requested {what} are not available - requested {asked}, available: {online}"
+    )))
 }
 
 /// Limits, checked as Docker checks them.
@@ -97,6 +149,8 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
             host.cpu_shares
         )));
     }
+    check_list("CPUs", "cpu", &host.cpuset_cpus)?;
+    check_list("memory nodes", "node", &host.cpuset_mems)?;
     if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
         return bad("Range of blkio weight is from 10 to 1000");
     }

@@ -110,7 +110,7 @@ pub(crate) fn create(
         network,
         pid: sharing(&host.pid_mode, "PID")?,
         ipc,
-        uts_host: host_or_own(&host.uts_mode, "UTS")?,
+        uts_host: uts_host(&config, host_or_own(&host.uts_mode, "UTS")?)?,
         cgroupns_host: match host.cgroupns_mode.as_str() {
             "" => host.privileged && !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             mode => host_or_own(mode, "cgroup namespace")?,
@@ -163,7 +163,9 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
 
 fn check_config(config: &Config) -> Result<(), Refusal> {
     if config.image.is_empty() {
-        return Err(Refusal::invalid("config cannot be empty in order to create a container: no Image given"));
+        return Err(Refusal::invalid(
+            "config cannot be empty in order to create a container: no Image given",
+        ));
     }
     check_env("Env", config.env.as_deref().unwrap_or_default())?;
     for (field, words) in [("Cmd", &config.cmd), ("Entrypoint", &config.entrypoint)] {
@@ -214,7 +216,9 @@ pub(crate) fn check_working_dir(text: &str) -> Result<(), Refusal> {
     if text.is_empty() || (text.starts_with('/') && !text.contains('\0')) {
         return Ok(());
     }
-    Err(Refusal::invalid(format!("the working directory '{text}' is invalid, it needs to be an absolute path")))
+    Err(Refusal::invalid(format!(
+        "the working directory '{text}' is invalid, it needs to be an absolute path"
+    )))
 }
 
 fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> {
@@ -248,6 +252,13 @@ fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> 
         ));
     }
     Ok(())
+}
+
+fn uts_host(config: &Config, shared: bool) -> Result<bool, Refusal> {
+    if shared && !config.hostname.is_empty() {
+        return Err(Refusal::invalid("conflicting options: hostname and the UTS mode"));
+    }
+    Ok(shared)
 }
 
 fn network(
@@ -320,9 +331,9 @@ fn restart(host: &HostConfig) -> Result<RestartPolicy, Refusal> {
         "" | "no" => only_failure(RestartPolicy::No),
         "always" => only_failure(RestartPolicy::Always),
         "unless-stopped" => only_failure(RestartPolicy::UnlessStopped),
-        "on-failure" => u32::try_from(count).map(|max| RestartPolicy::OnFailure { max }).map_err(|_| {
-            Refusal::invalid("invalid restart policy: maximum retry count cannot be negative")
-        }),
+        "on-failure" => u32::try_from(count)
+            .map(|max| RestartPolicy::OnFailure { max })
+            .map_err(|_| Refusal::invalid("invalid restart policy: maximum retry count cannot be negative")),
         other => Err(Refusal::invalid(format!(
             "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         ))),
@@ -340,7 +351,10 @@ fn extra_hosts(host: &HostConfig) -> Result<Vec<(String, String)>, Refusal> {
                 return Err(Refusal::not_yet("host-gateway in --add-host"));
             }
             let bare = address.trim_start_matches('[').trim_end_matches(']');
-            if name.is_empty() || name.contains(char::is_whitespace) || bare.parse::<std::net::IpAddr>().is_err() {
+            if name.is_empty()
+                || name.contains(char::is_whitespace)
+                || bare.parse::<std::net::IpAddr>().is_err()
+            {
                 return Err(Refusal::invalid(format!("invalid IP address in add-host: {address:?}")));
             }
             Ok((name.to_owned(), bare.to_owned()))
@@ -358,7 +372,8 @@ fn oom_score(host: &HostConfig) -> Result<i32, Refusal> {
 }
 
 fn log(host: &HostConfig) -> Result<LogSpec, Refusal> {
-    let mut log = LogSpec { options: host.log_config.config.clone().unwrap_or_default(), ..LogSpec::default() };
+    let mut log =
+        LogSpec { options: host.log_config.config.clone().unwrap_or_default(), ..LogSpec::default() };
     match host.log_config.kind.as_str() {
         "" | "json-file" => {}
         "none" => log.none = true,
@@ -435,7 +450,9 @@ mod tests {
         };
         assert_eq!(with("on-failure", 3).unwrap(), RestartPolicy::OnFailure { max: 3 });
         assert_eq!(with("", 0).unwrap(), RestartPolicy::No);
-        assert!(with("always", 1).is_err() && with("sometimes", 0).is_err() && with("on-failure", -1).is_err());
+        assert!(
+            with("always", 1).is_err() && with("sometimes", 0).is_err() && with("on-failure", -1).is_err()
+        );
     }
 
     #[test]

@@ -96,9 +96,8 @@ fn bind(text: &str) -> Result<MountSpec, Refusal> {
 }
 
 fn typed(mount: &Mount) -> Result<MountSpec, Refusal> {
-    let bad = |why: String| {
-        Refusal::invalid(format!("invalid mount config for type \"{}\": {why}", mount.kind))
-    };
+    let bad =
+        |why: String| Refusal::invalid(format!("invalid mount config for type \"{}\": {why}", mount.kind));
     if mount.target.is_empty() {
         return Err(bad("field Target must not be empty".into()));
     }
@@ -106,7 +105,10 @@ fn typed(mount: &Mount) -> Result<MountSpec, Refusal> {
     match mount.kind.as_str() {
         "bind" => {
             if !mount.source.starts_with('/') {
-                return Err(bad(format!("invalid mount path: '{}' mount path must be absolute", mount.source)));
+                return Err(bad(format!(
+                    "invalid mount path: '{}' mount path must be absolute",
+                    mount.source
+                )));
             }
             let options = mount.bind_options.clone().unwrap_or_default();
             if mount.volume_options.is_some() || mount.tmpfs_options.is_some() {
@@ -123,7 +125,9 @@ fn typed(mount: &Mount) -> Result<MountSpec, Refusal> {
             let recursive_read_only =
                 match (options.read_only_non_recursive, options.read_only_force_recursive) {
                     (true, true) => {
-                        return Err(bad("ReadOnlyNonRecursive and ReadOnlyForceRecursive exclude each other".into()));
+                        return Err(bad(
+                            "ReadOnlyNonRecursive and ReadOnlyForceRecursive exclude each other".into(),
+                        ));
                     }
                     (true, false) => RecursiveReadOnly::Never,
                     (false, true) => RecursiveReadOnly::Force,
@@ -209,7 +213,9 @@ mod tests {
         let mount = bind("/a:/b/../c/:ro,rslave").unwrap();
         assert_eq!(mount.target, "/c");
         assert!(mount.read_only);
-        assert!(matches!(mount.kind, MountKind::Bind { create: true, ref propagation, .. } if propagation == "rslave"));
+        assert!(
+            matches!(mount.kind, MountKind::Bind { create: true, ref propagation, .. } if propagation == "rslave")
+        );
         for (bad, why) in [
             ("/a:/", "destination can't be '/'"),
             ("/a:b", "must be absolute"),
@@ -230,10 +236,8 @@ mod tests {
 
     #[test]
     fn two_mounts_at_one_place_are_refused() {
-        let host = HostConfig {
-            binds: Some(vec!["/a:/x".into(), "/b:/x/.".into()]),
-            ..HostConfig::default()
-        };
+        let host =
+            HostConfig { binds: Some(vec!["/a:/x".into(), "/b:/x/.".into()]), ..HostConfig::default() };
         let error = mounts(&Config::default(), &host).unwrap_err().message;
         assert_eq!(error, "Duplicate mount point: /x");
     }

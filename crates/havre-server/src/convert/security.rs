@@ -55,13 +55,17 @@ pub(super) fn devices(host: &HostConfig) -> Result<Vec<DeviceSpec>, Refusal> {
         .iter()
         .flatten()
         .map(|device| {
-            let access = if device.cgroup_permissions.is_empty() { "rwm" } else { &device.cgroup_permissions };
+            let access =
+                if device.cgroup_permissions.is_empty() { "rwm" } else { &device.cgroup_permissions };
             if !access.chars().all(|c| "rwm".contains(c)) {
                 return Err(Refusal::invalid(format!("invalid device mode: {access}")));
             }
             let host = PathBuf::from(&device.path_on_host);
-            let inside =
-                if device.path_in_container.is_empty() { &device.path_on_host } else { &device.path_in_container };
+            let inside = if device.path_in_container.is_empty() {
+                &device.path_on_host
+            } else {
+                &device.path_in_container
+            };
             if !host.is_absolute() || !inside.starts_with('/') {
                 return Err(Refusal::invalid(format!("{inside} is not an absolute path")));
             }

@@ -23,7 +23,11 @@ pub(crate) fn list(server: &Server, call: &Call) -> Handled {
     filter::check(&filters)?;
     let limit = call.query.number("limit")?.filter(|limit| *limit > 0);
     let wants_state = filters.has("status") || filters.has("exited");
-    let all = call.query.flag("all") || limit.is_some() || wants_state || filters.has("before") || filters.has("since");
+    let all = call.query.flag("all")
+        || limit.is_some()
+        || wants_state
+        || filters.has("before")
+        || filters.has("since");
     if call.query.flag("size") {
         return Err(Refusal::not_yet("sizes of containers (docker ps --size)"));
     }
@@ -40,7 +44,8 @@ pub(crate) fn list(server: &Server, call: &Call) -> Handled {
 pub(crate) async fn create(server: &Server, call: Call) -> Handled {
     let name = call.query.get("name").map(str::to_owned);
     if let Some(platform) = call.query.get("platform").filter(|platform| !platform.is_empty()) {
-        let wanted = havre_oci::Platform::parse(platform).map_err(|error| Refusal::invalid(error.to_string()))?;
+        let wanted =
+            havre_oci::Platform::parse(platform).map_err(|error| Refusal::invalid(error.to_string()))?;
         if !havre_oci::Platform::host().matches(&wanted) {
             return Err(Refusal::not_yet(&format!("running images of platform {platform} on this machine")));
         }

@@ -8,8 +8,21 @@ use crate::error::Refusal;
 
 /// The filters that the list knows, and those that wait for networks, volumes and health checks.
 const KNOWN: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 const STATES: &[&str] = &["created", "running", "paused", "restarting", "removing", "exited", "dead"];
 
@@ -94,9 +107,16 @@ mod tests {
     #[test]
     fn names_match_in_part_or_anchored() {
         let name = ContainerName::parse("web-1").unwrap();
-        for (wanted, matches) in
-            [("web", true), ("^web$", false), ("^/web-1$", true), ("1$", true), ("^eb", false), ("", true), ("^/?web-1$", true), ("we.*1", true)]
-        {
+        for (wanted, matches) in [
+            ("web", true),
+            ("^web$", false),
+            ("^/web-1$", true),
+            ("1$", true),
+            ("^eb", false),
+            ("", true),
+            ("^/?web-1$", true),
+            ("we.*1", true),
+        ] {
             assert_eq!(name_matches(&name, wanted), matches, "{wanted}");
         }
     }

@@ -124,11 +124,13 @@ pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
     }
     let spec = ListSpec::parse(call.query.flag("all"), &given)?;
     let engine = Arc::clone(&server.engine);
-    let (views, usage) = blocking(move || Ok((engine.images.list(&spec)?, engine.images.disk_usage()))).await?;
+    let (views, usage) =
+        blocking(move || Ok((engine.images.list(&spec)?, engine.images.disk_usage()))).await?;
     let containers = server.engine.containers.list();
     let shared_wanted = call.query.flag("shared-size");
     let summary = |view: &ImageView| ImageSummary {
-        containers: i64::try_from(containers.iter().filter(|one| one.fixed.image == view.id).count()).unwrap_or(-1),
+        containers: i64::try_from(containers.iter().filter(|one| one.fixed.image == view.id).count())
+            .unwrap_or(-1),
         created: view.created.map_or(0, havre_base::Timestamp::as_seconds),
         id: view.id.to_string(),
         labels: labels_of(view),
@@ -187,7 +189,10 @@ pub(crate) async fn inspect(server: &Server, name: &str) -> Handled {
     if let Some((top, rest)) = view.lowers.split_first() {
         data.insert("UpperDir".to_owned(), text(top));
         if !rest.is_empty() {
-            data.insert("LowerDir".to_owned(), rest.iter().map(|path| text(path)).collect::<Vec<_>>().join(":"));
+            data.insert(
+                "LowerDir".to_owned(),
+                rest.iter().map(|path| text(path)).collect::<Vec<_>>().join(":"),
+            );
         }
     }
     let document = &view.config;
@@ -210,7 +215,9 @@ pub(crate) async fn inspect(server: &Server, name: &str) -> Handled {
             layers: Some(document.rootfs.diff_ids.iter().map(ToString::to_string).collect()),
         },
         metadata: Metadata {
-            last_tag_time: view.last_tagged.map_or_else(|| "0001-01-01T00:00:00Z".into(), |at| at.to_string()),
+            last_tag_time: view
+                .last_tagged
+                .map_or_else(|| "0001-01-01T00:00:00Z".into(), |at| at.to_string()),
         },
         ..ImageInspect::default()
     }))
@@ -261,10 +268,9 @@ fn users(engine: &Engine, image: &Digest) -> Vec<ImageUser> {
 pub(crate) async fn remove(server: &Server, call: &Call, name: &str) -> Handled {
     let (force, no_prune) = (call.query.flag("force"), call.query.flag("noprune"));
     let (engine, name) = (Arc::clone(&server.engine), name.to_owned());
-    let removed = blocking(move || {
-        engine.images.remove(&name, force, no_prune, &|image| users(&engine, image))
-    })
-    .await?;
+    let removed =
+        blocking(move || engine.images.remove(&name, force, no_prune, &|image| users(&engine, image)))
+            .await?;
     let mut answer = Vec::new();
     for one in removed {
         match one {
@@ -314,7 +320,10 @@ pub(crate) async fn load(server: &Server, call: Call) -> Handled {
         let result = engine.images.load(upload, &mut |event| match event {
             LoadEvent::Layer { diff_id, size } if !quiet => {
                 let id = diff_id.short();
-                say(&sink, &JsonMessage { status: format!("Loaded layer ({size} B)"), id, ..JsonMessage::default() });
+                say(
+                    &sink,
+                    &JsonMessage { status: format!("Loaded layer ({size} B)"), id, ..JsonMessage::default() },
+                );
             }
             LoadEvent::Layer { .. } => {}
             LoadEvent::Loaded(loaded) => {

@@ -69,7 +69,9 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
             },
             None => (spec, client),
         };
-        if stream && let Err(error) = server.engine.containers.attach(view.id().as_str(), client.0, client.1).await {
+        if stream
+            && let Err(error) = server.engine.containers.attach(view.id().as_str(), client.0, client.1).await
+        {
             tracing::debug!(container = %view.id(), %error, "attach failed");
         }
     });
@@ -178,7 +180,8 @@ pub(crate) fn logs(server: &Server, call: &Call, id: &str) -> Handled {
         multiplexed: !terminal,
         read: ReadSpec { since: moment(query, "since")?, until: moment(query, "until")?, tail },
     };
-    let kind = if terminal || call.version < ApiVersion::new(1, 42) { RAW_STREAM } else { MULTIPLEXED_STREAM };
+    let kind =
+        if terminal || call.version < ApiVersion::new(1, 42) { RAW_STREAM } else { MULTIPLEXED_STREAM };
     let (sink, answer) = body::stream(kind);
     let server = server.clone();
     tokio::spawn(async move {

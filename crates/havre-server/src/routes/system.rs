@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use havre_api::event::{EventActor, EventMessage};
-use havre_api::system::{Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse};
+use havre_api::system::{
+    Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse,
+};
 use havre_api::{ApiVersion, Filters};
 use havre_base::{Clock as _, SystemClock};
 use havre_engine::Happening;
@@ -182,7 +184,8 @@ fn passes(filters: &Filters, event: &Happening) -> bool {
     let any = |name: &str, test: &dyn Fn(&str) -> bool| !filters.has(name) || filters.values(name).any(test);
     let attribute = |key: &str| event.attributes.get(key).map_or("", String::as_str);
     let object = |kind: &str, value: &str| {
-        event.kind == kind && (event.id.starts_with(value) || attribute("name") == value.trim_start_matches('/'))
+        event.kind == kind
+            && (event.id.starts_with(value) || attribute("name") == value.trim_start_matches('/'))
     };
     any("type", &|value| event.kind == value)
         && any("event", &|value| event.action == value || event.action.split(':').next() == Some(value))
@@ -204,6 +207,8 @@ pub(crate) fn events(server: &Server, call: &Call) -> Handled {
     }
     let since = moment(&call.query, "since")?;
     let until = moment(&call.query, "until")?;
+    // Zero is a time too: the remembered past is asked for by naming any.
+    let replay = until.is_some() || call.query.get("since").is_some_and(|text| !text.is_empty());
     let (past, mut future) = server.engine.events.subscribe();
     let (sink, answer) = body::stream("application/json");
     tokio::spawn(async move {
@@ -213,7 +218,7 @@ pub(crate) fn events(server: &Server, call: &Call) -> Handled {
                 && passes(&filters, event)
         };
         let piece = |event: &Happening| Bytes::from(body::go_json(&message(event)));
-        if since.is_some() || until.is_some() {
+        if replay {
             for event in past.iter().filter(|event| wanted(event)) {
                 if sink.send(piece(event)).await.is_err() {
                     return;
