@@ -81,7 +81,11 @@ impl Config {
         let root = |name: &str, variable: &str, default: &str| {
             let text = last(name).or_else(|| environment(variable)).unwrap_or_else(|| default.to_owned());
             let path = PathBuf::from(&text);
-            if path.is_absolute() { Ok(path) } else { Err(DaemonError::Config(format!("--{name} must be an absolute path, not {text:?}"))) }
+            if path.is_absolute() {
+                Ok(path)
+            } else {
+                Err(DaemonError::Config(format!("--{name} must be an absolute path, not {text:?}")))
+            }
         };
         let data_root = root("data-root", "HAVRE_DATA_ROOT", defaults.data_root)?;
         let exec_root = root("exec-root", "HAVRE_EXEC_ROOT", defaults.exec_root)?;
@@ -147,10 +151,15 @@ fn parse_host(text: &str) -> Result<Host, DaemonError> {
         Some(("unix", _)) => refuse("the path of a unix socket must be absolute"),
         Some(("tcp", address)) => {
             // Without TLS only this machine may talk to the engine, which is root.
-            let loopback = address
-                .parse::<std::net::SocketAddr>()
-                .is_ok_and(|address| address.ip().is_loopback());
-            if loopback { Ok(Host::Tcp(address.to_owned())) } else { refuse("not yet supported: TCP beyond loopback (needs TLS); use a loopback address with a port, as tcp://127.0.0.1:2375") }
+            let loopback =
+                address.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
+            if loopback {
+                Ok(Host::Tcp(address.to_owned()))
+            } else {
+                refuse(
+                    "not yet supported: TCP beyond loopback (needs TLS); use a loopback address with a port, as tcp://127.0.0.1:2375",
+                )
+            }
         }
         Some(("fd", _)) => refuse("not yet supported: socket activation"),
         _ => refuse("want unix:///path or tcp://127.0.0.1:port"),

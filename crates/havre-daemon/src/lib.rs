@@ -207,7 +207,10 @@ async fn serve(config: &Config, seccomp: SeccompSpec) -> Result<(), DaemonError>
             Host::Tcp(address) => {
                 let listener =
                     TcpListener::bind(address).await.map_err(DaemonError::io("listen on", address))?;
-                tracing::warn!(address, "API listens on TCP without TLS: every process of this machine is root by it");
+                tracing::warn!(
+                    address,
+                    "API listens on TCP without TLS: every process of this machine is root by it"
+                );
                 listeners.spawn(server.clone().serve_tcp(listener));
             }
         }
@@ -296,7 +299,8 @@ fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixListener, DaemonErr
         }
     };
     if let Some(gid) = gid {
-        std::os::unix::fs::chown(path, Some(0), Some(gid)).map_err(DaemonError::io("give to a group", path))?;
+        std::os::unix::fs::chown(path, Some(0), Some(gid))
+            .map_err(DaemonError::io("give to a group", path))?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
         .map_err(DaemonError::io("set the permissions of", path))?;

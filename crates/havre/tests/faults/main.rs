@@ -54,7 +54,8 @@ fn main() -> ExitCode {
     };
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seed = number("HAVRE_FAULT_SEED").unwrap_or_else(world::seed);
-    let operations = number("HAVRE_FAULT_OPERATIONS").and_then(|n| usize::try_from(n).ok()).unwrap_or(OPERATIONS);
+    let operations =
+        number("HAVRE_FAULT_OPERATIONS").and_then(|n| usize::try_from(n).ok()).unwrap_or(OPERATIONS);
     println!("seed {seed}, {operations} operations");
     let verdict = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&world, seed, operations)));
     world.end();
@@ -119,14 +120,16 @@ fn operate(world: &World, worker: usize, known: &mut BTreeMap<String, Known>, ra
     let forever = "while true; do echo tick; sleep 1; done";
     let (answer, then) = match (state, random.below(6)) {
         (Known::Gone, 0) => {
-            let ran = world.havre(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo x; exit 7"]);
+            let ran =
+                world.havre(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo x; exit 7"]);
             // What comes through is complete: a code that was told is the right one.
             assert!(ran.code != Some(0), "run --rm told a wrong exit code: {ran:?}");
             return !ran.was_refused();
         }
-        (Known::Gone, 1) => {
-            (world.havre(&["create", "--name", &name, "--network", "none", "busybox", "sh", "-c", forever]), Known::Resting)
-        }
+        (Known::Gone, 1) => (
+            world.havre(&["create", "--name", &name, "--network", "none", "busybox", "sh", "-c", forever]),
+            Known::Resting,
+        ),
         (Known::Gone, _) => (
             world.havre(&["run", "-d", "--name", &name, "--network", "none", "busybox", "sh", "-c", forever]),
             Known::Running,
@@ -165,13 +168,17 @@ fn verify(world: &World, known: &BTreeMap<String, Known>) {
         match state {
             Known::Running => assert_eq!(seen, Some("running"), "{name} was acknowledged as running"),
             Known::Resting => {
-                assert!(matches!(seen, Some("created" | "exited")), "{name} was acknowledged as resting: {seen:?}");
+                assert!(
+                    matches!(seen, Some("created" | "exited")),
+                    "{name} was acknowledged as resting: {seen:?}"
+                );
             }
             Known::Gone => assert_eq!(seen, None, "{name} was acknowledged as removed"),
             Known::Unsure => {}
         }
     }
-    let running: Vec<&String> = listed.iter().filter(|(_, state)| *state == "running").map(|(name, _)| name).collect();
+    let running: Vec<&String> =
+        listed.iter().filter(|(_, state)| *state == "running").map(|(name, _)| name).collect();
     for name in &running {
         let alive = world.havre(&["exec", name, "true"]);
         assert_eq!(alive.code, Some(0), "{name} is said to run: {alive:?}");

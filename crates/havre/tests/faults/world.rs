@@ -78,7 +78,13 @@ impl World {
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .map_err(|error| error.to_string())?;
         let image = havre_testkit::busybox_archive(folder.path()).map_err(|error| error.to_string())?;
-        Ok(Self { folder, image, daemon: Mutex::new(None), started: Condvar::new(), idle: (Mutex::new(()), Condvar::new()) })
+        Ok(Self {
+            folder,
+            image,
+            daemon: Mutex::new(None),
+            started: Condvar::new(),
+            idle: (Mutex::new(()), Condvar::new()),
+        })
     }
 
     pub(crate) fn image(&self) -> &Path {
