@@ -94,6 +94,7 @@ impl Containers {
             name: name.clone(),
             state: State::Created,
             started_at: None,
+            oom_killed: false,
             finished_at: None,
             restart_count: 0,
             stopped_by_user: false,

@@ -135,6 +135,7 @@ impl Launcher {
         let data_dir = self.data_dir(id);
         std::fs::create_dir_all(&data_dir).map_err(EngineError::io("create", &data_dir))?;
         make_bind_sources(fixed)?;
+        crate::propagation::check(&fixed.spec.mounts)?;
         let files = crate::etc::write(&data_dir, fixed)?;
         let facts = Facts { pids: self.joined(fixed)?, ..self.facts.clone() };
         let spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;

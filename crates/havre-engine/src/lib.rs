@@ -17,6 +17,7 @@ mod link;
 mod merged;
 mod names;
 mod plan;
+mod propagation;
 mod reaper;
 mod record;
 mod recovery;

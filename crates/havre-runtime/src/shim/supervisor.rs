@@ -117,6 +117,9 @@ struct Supervisor {
     listener: OwnedFd,
     signals: OwnedFd,
     oom: Option<OwnedFd>,
+    /// Shortages of memory the kernel told of, and those the daemon was told of.
+    oom_notices: u64,
+    oom_told: u64,
     daemons: BTreeMap<u32, OwnedFd>,
     next_daemon: u32,
     children: BTreeMap<u32, Child>,
@@ -375,6 +378,8 @@ impl Supervisor {
             listener,
             signals,
             oom,
+            oom_notices: 0,
+            oom_told: 0,
             daemons: BTreeMap::new(),
             next_daemon: 0,
             children: BTreeMap::from([(INIT, init)]),
@@ -494,11 +499,12 @@ impl Supervisor {
 
     fn note_oom(&mut self) {
         if let Some(oom) = &self.oom {
-            rustix::io::read(oom, &mut [0; 256]).map(drop).unwrap_or(());
+            self.oom_notices += self.cgroup.oom_notices(oom);
         }
-        let kills = self.cgroup.oom_kills();
-        if kills > self.status.oom_kills {
-            self.status.oom_kills = kills;
+        self.status.oom_kills = self.cgroup.oom_kills();
+        let shortages = self.oom_notices.max(self.status.oom_kills);
+        if shortages > self.oom_told {
+            self.oom_told = shortages;
             self.tell(Event::Oom);
         }
     }

@@ -110,7 +110,7 @@ pub(crate) fn create(
         network,
         pid: sharing(&host.pid_mode, "PID")?,
         ipc,
-        uts_host: host_or_own(&host.uts_mode, "UTS")?,
+        uts_host: uts_host(&config, host_or_own(&host.uts_mode, "UTS")?)?,
         cgroupns_host: match host.cgroupns_mode.as_str() {
             "" => host.privileged && !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             mode => host_or_own(mode, "cgroup namespace")?,
@@ -252,6 +252,13 @@ fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> 
         ));
     }
     Ok(())
+}
+
+fn uts_host(config: &Config, shared: bool) -> Result<bool, Refusal> {
+    if shared && !config.hostname.is_empty() {
+        return Err(Refusal::invalid("conflicting options: hostname and the UTS mode"));
+    }
+    Ok(shared)
 }
 
 fn network(

@@ -207,6 +207,8 @@ pub(crate) fn events(server: &Server, call: &Call) -> Handled {
     }
     let since = moment(&call.query, "since")?;
     let until = moment(&call.query, "until")?;
+    // Zero is a time too: the remembered past is asked for by naming any.
+    let replay = until.is_some() || call.query.get("since").is_some_and(|text| !text.is_empty());
     let (past, mut future) = server.engine.events.subscribe();
     let (sink, answer) = body::stream("application/json");
     tokio::spawn(async move {
@@ -216,7 +218,7 @@ pub(crate) fn events(server: &Server, call: &Call) -> Handled {
                 && passes(&filters, event)
         };
         let piece = |event: &Happening| Bytes::from(body::go_json(&message(event)));
-        if since.is_some() || until.is_some() {
+        if replay {
             for event in past.iter().filter(|event| wanted(event)) {
                 if sink.send(piece(event)).await.is_err() {
                     return;

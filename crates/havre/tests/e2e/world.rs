@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
@@ -14,6 +15,8 @@ pub(crate) struct World {
     folder: TempDir,
     daemon: Option<Child>,
     clients: Vec<Client>,
+    probe: OnceLock<Option<PathBuf>>,
+    debian: OnceLock<bool>,
 }
 
 /// One command line client.
@@ -68,7 +71,8 @@ impl World {
         } else {
             println!("SKIP through docker: {DOCKER} is not installed");
         }
-        let world = Self { folder, daemon, clients };
+        let (probe, debian) = (OnceLock::new(), OnceLock::new());
+        let world = Self { folder, daemon, clients, probe, debian };
         let archive = havre_testkit::busybox_archive(world.folder()).map_err(|error| format!("{error:#}"))?;
         world.clients[0].run(&["load", "-q", "-i", &archive.to_string_lossy()]).exits(0);
         world.clients[0].run(&["tag", "busybox", "e2e/busybox"]).exits(0);
@@ -82,6 +86,42 @@ impl World {
     /// A folder for files of tests.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The daemon's socket.
+    pub(crate) fn socket(&self) -> &str {
+        self.clients[0].host.trim_start_matches("unix://")
+    }
+
+    /// A static program that asks the kernel what shells cannot, if there is a compiler.
+    pub(crate) fn probe(&self) -> Option<&Path> {
+        let made = self.probe.get_or_init(|| {
+            let (source, program) = (self.folder().join("probe.c"), self.folder().join("probe"));
+            std::fs::write(&source, include_str!("probe.c")).ok()?;
+            let status =
+                Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).arg(&source).status();
+            status.is_ok_and(|status| status.success()).then_some(program)
+        });
+        if made.is_none() {
+            println!("SKIP questions to the kernel: no C compiler with a static library");
+        }
+        made.as_deref()
+    }
+
+    /// Loads a real distribution as `debian:test`, or says why not.
+    pub(crate) fn has_debian(&self) -> bool {
+        *self.debian.get_or_init(|| {
+            let archive = match havre_testkit::debian_archive() {
+                Ok(Some(archive)) => archive,
+                Ok(None) => return false,
+                Err(error) => {
+                    println!("SKIP debian: {error:#}");
+                    return false;
+                }
+            };
+            self.clients[0].run(&["load", "-q", "-i", &archive.to_string_lossy()]).exits(0);
+            true
+        })
     }
 
     /// The end of the daemon's log, for a failure's report.
@@ -166,6 +206,19 @@ impl Client {
     pub(crate) fn container(&self, flags: &[&str], command: &[&str]) -> Outcome {
         let start = ["run", "--rm", "--label", "e2e", "--network", "none"];
         self.run(&[&start, flags, &["e2e/busybox"], command].concat())
+    }
+
+    /// Reads a container's log until a line appears.
+    #[track_caller]
+    pub(crate) fn follow_until(&self, name: &str, wanted: &str) {
+        let mut command = self.command(&["logs", "-f", name]);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the client runs");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let found = lines.map_while(Result::ok).any(|line| line == wanted);
+        child.kill().ok();
+        child.wait().ok();
+        assert!(found, "no line {wanted:?} in the log of {name}");
     }
 
     /// Runs a command line with input and returns its bytes.
