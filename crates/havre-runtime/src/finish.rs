@@ -27,6 +27,7 @@ use crate::error::{RuntimeError, Step};
 use crate::link::{FromChild, Link, Report, Stopwatch};
 use crate::lsm;
 use crate::path::{self, Root};
+use crate::rootfs;
 use crate::seccomp::Filter;
 use crate::terminal::Terminal;
 use crate::user::{self, Identity};
@@ -127,6 +128,7 @@ impl Finish<'_> {
         let identity = self.identity(root)?;
         self.enter_working_directory(root)?;
         self.connect_streams(terminal, &identity)?;
+        own_null_device(root)?;
         self.set_limits()?;
         let (arguments, environment) = self.texts(&identity, root)?;
         lsm::set(process, &self.proc)?;
@@ -370,6 +372,27 @@ impl Finish<'_> {
         }
         Ok(())
     }
+}
+
+/// Puts the container's null device in the place of the host's: who has that as a stream could change its mode
+/// for everybody.
+fn own_null_device(root: &Root<'_>) -> Result<(), RuntimeError> {
+    let step = "connect the standard streams";
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for (number, stream) in (0..).zip(streams) {
+        // One that is closed is nobody's.
+        if !rootfs::is_null(stream).unwrap_or(false) {
+            continue;
+        }
+        // A container whose /dev is a volume may have none. Then it is not for the image to choose.
+        if let Ok(own) = root.open(Path::new("/dev/null"), OFlags::RDWR | OFlags::NONBLOCK)
+            && rootfs::is_null(&own).step(step)?
+        {
+            rustix::fs::fcntl_setfl(&own, OFlags::empty()).step(step)?;
+            havre_sys::process::set_stdio(own.as_fd(), number).step(step)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reports a failure to whoever listens; if nobody does, the exit says enough.

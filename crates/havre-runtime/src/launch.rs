@@ -677,7 +677,7 @@ impl Setup<'_, '_> {
         watch: &mut Stopwatch,
     ) -> Result<Option<Terminal>, RuntimeError> {
         let root = Root::new(fd.as_fd());
-        plan.mount_all(&root)?;
+        let anchors = plan.mount_all(&root)?;
         watch.lap("mounts");
         plan.make_devices(&root)?;
         let terminal = finish.open_terminal(&root, link)?;
@@ -688,8 +688,8 @@ impl Setup<'_, '_> {
         self.run_hooks(link)?;
         if let Some(linux) = &self.spec.linux {
             // First what stays readable: a masked path below it would otherwise be copied with its cover.
-            plan.protect(&root, &linux.readonly_paths)?;
-            plan.mask(&root, &linux.masked_paths)?;
+            plan.protect(&root, &anchors, &linux.readonly_paths)?;
+            plan.mask(&root, &anchors, &linux.masked_paths)?;
         }
         // While the root is writable. If it cannot be made, entering it says why.
         let _made = root.ensure_folder(Path::new(&finish.process.cwd));

@@ -86,18 +86,24 @@ impl Plan<'_> {
         }
     }
 
-    pub(crate) fn mount_all(&self, root: &Root<'_>) -> Result<(), RuntimeError> {
+    /// Mounts everything; the result is the way to what is masked later.
+    pub(crate) fn mount_all(&self, root: &Root<'_>) -> Result<Anchors, RuntimeError> {
+        let mut anchors = Vec::new();
         for mount in &self.mounts {
-            self.mount(root, mount)?;
+            if let Some(made) = self.mount(root, mount)? {
+                anchors.push((mounts::clean(&mount.spec.destination), made));
+            }
         }
-        Ok(())
+        Ok(Anchors(anchors))
     }
 
-    fn mount(&self, root: &Root<'_>, mount: &Prepared<'_>) -> Result<(), RuntimeError> {
+    /// Mounts one; if it is one of those that have files to mask, the result is its root.
+    fn mount(&self, root: &Root<'_>, mount: &Prepared<'_>) -> Result<Option<OwnedFd>, RuntimeError> {
         let at = || format!("mount {} at {}", mount.kind(), mount.spec.destination);
         if let Some((tree, folder)) = &mount.tree {
             let target = root.ensure_target(mount.destination(), *folder).step_with(at)?;
-            return fscontext::attach(tree, target).step_with(at);
+            fscontext::attach(tree, target).step_with(at)?;
+            return Ok(None);
         }
         let options = &mount.options;
         let kind = mount.kind();
@@ -116,7 +122,7 @@ impl Plan<'_> {
             _ => root.ensure_folder(mount.destination()).step_with(at)?,
         };
         let made = match kind {
-            "cgroup" => return self.mount_cgroup(root, mount, target),
+            "cgroup" => return self.mount_cgroup(root, mount, target).map(|()| None),
             "sysfs" => match self.create(mount, kind) {
                 // The network namespace belongs to the host: its sysfs can only be shown, not mounted.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied && self.bind_devices => {
@@ -132,7 +138,7 @@ impl Plan<'_> {
             let change = MountAttr { propagation: Some(kind), ..MountAttr::default() };
             mount_setattr(&made, c"", all, change).step_with(at)?;
         }
-        Ok(())
+        Ok(["proc", "sysfs"].contains(&kind).then_some(made))
     }
 
     fn create(&self, mount: &Prepared<'_>, kind: &str) -> io::Result<OwnedFd> {
@@ -293,13 +299,18 @@ impl Plan<'_> {
     }
 
     /// Opens what is to be masked or made read-only; `None` if it does not exist.
-    fn open_protected(&self, root: &Root<'_>, path: &str) -> Result<Option<OwnedFd>, RuntimeError> {
+    fn open_protected(
+        &self,
+        root: &Root<'_>,
+        anchors: &Anchors,
+        path: &str,
+    ) -> Result<Option<OwnedFd>, RuntimeError> {
         let step = || format!("protect {path}");
         if !path.starts_with('/') || path.contains('\0') {
             return Err(RuntimeError::invalid(step(), "not an absolute path"));
         }
         let clean = mounts::clean(path);
-        let fd = match root.open_path(Path::new(&clean)) {
+        let fd = match anchors.open_path(root, &clean) {
             Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
                 return Ok(None);
             }
@@ -321,7 +332,12 @@ impl Plan<'_> {
         Ok(Some(fd))
     }
 
-    pub(crate) fn mask(&self, root: &Root<'_>, paths: &[String]) -> Result<(), RuntimeError> {
+    pub(crate) fn mask(
+        &self,
+        root: &Root<'_>,
+        anchors: &Anchors,
+        paths: &[String],
+    ) -> Result<(), RuntimeError> {
         if paths.is_empty() {
             return Ok(());
         }
@@ -334,10 +350,16 @@ impl Plan<'_> {
         let mut empty: Option<OwnedFd> = None;
         for masked in paths {
             let step = || format!("mask {masked}");
-            let Some(target) = self.open_protected(root, masked)? else { continue };
+            let Some(target) = self.open_protected(root, anchors, masked)? else { continue };
             let folder = path::is_folder(&target).step_with(step)?;
             let cover = if !folder {
-                fscontext::copy(&null, false).step_with(step)?
+                // Read-only, which keeps nobody from writing into it: a change of its mode would be one of the
+                // host's null device.
+                let cover = fscontext::copy(&null, false).step_with(step)?;
+                let set = attr::MOUNT_ATTR_RDONLY | attr::MOUNT_ATTR_NOSUID | attr::MOUNT_ATTR_NOEXEC;
+                let change = MountAttr { set, ..MountAttr::default() };
+                mount_setattr(&cover, c"", false, change).step_with(step)?;
+                cover
             } else if let Some(first) = &empty {
                 fscontext::copy(first, false).step_with(step)?
             } else {
@@ -352,7 +374,7 @@ impl Plan<'_> {
                 fscontext::create("tmpfs", Some("tmpfs"), &options, true).step_with(step)?
             };
             fscontext::attach(&cover, &target).step_with(step)?;
-            let seen = root.open_path(Path::new(&mounts::clean(masked))).step_with(step)?;
+            let seen = anchors.open_path(root, &mounts::clean(masked)).step_with(step)?;
             let covered = if folder { path::is_on(&seen, path::TMPFS_MAGIC) } else { is_null(&seen) };
             if !covered.step_with(step)? {
                 return Err(RuntimeError::invalid(step(), "it is not masked after mounting"));
@@ -364,15 +386,20 @@ impl Plan<'_> {
         Ok(())
     }
 
-    pub(crate) fn protect(&self, root: &Root<'_>, paths: &[String]) -> Result<(), RuntimeError> {
+    pub(crate) fn protect(
+        &self,
+        root: &Root<'_>,
+        anchors: &Anchors,
+        paths: &[String],
+    ) -> Result<(), RuntimeError> {
         for protected in paths {
             let step = || format!("make {protected} read-only");
-            let Some(target) = self.open_protected(root, protected)? else { continue };
+            let Some(target) = self.open_protected(root, anchors, protected)? else { continue };
             let copy = fscontext::copy(&target, true).step_with(step)?;
             let change = MountAttr { set: attr::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
             mount_setattr(&copy, c"", true, change).step_with(step)?;
             fscontext::attach(&copy, &target).step_with(step)?;
-            let seen = root.open_path(Path::new(&mounts::clean(protected))).step_with(step)?;
+            let seen = anchors.open_path(root, &mounts::clean(protected)).step_with(step)?;
             let flags = rustix::fs::fstatvfs(&seen).step_with(step)?.f_flag;
             if !flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
                 return Err(RuntimeError::invalid(step(), "it is still writable after mounting"));
@@ -382,7 +409,29 @@ impl Plan<'_> {
     }
 }
 
-fn is_null(fd: &OwnedFd) -> io::Result<bool> {
+/// The roots of the file systems that have files to mask, by the paths they were mounted at.
+///
+/// Somebody who shares the container's root could exchange the folder they are mounted on, and have what has
+/// to be masked looked for, and not found, in a folder of his own.
+pub(crate) struct Anchors(Vec<(String, OwnedFd)>);
+
+impl Anchors {
+    /// A descriptor of what is at the clean path `path`.
+    fn open_path(&self, root: &Root<'_>, path: &str) -> io::Result<OwnedFd> {
+        let below = |(at, fd)| {
+            let rest = path.strip_prefix::<&str>(at)?;
+            rest.starts_with('/').then_some((fd, rest))
+        };
+        // The last mount there is the one that is seen.
+        match self.0.iter().rev().map(|(at, fd)| (at.as_str(), fd)).find_map(below) {
+            Some((anchor, rest)) => Root::new(anchor.as_fd()).open_path(Path::new(rest)),
+            None => root.open_path(Path::new(path)),
+        }
+    }
+}
+
+/// Whether a descriptor is of the null device.
+pub(crate) fn is_null(fd: impl AsFd) -> io::Result<bool> {
     let stat = rustix::fs::fstat(fd)?;
     let null = rustix::fs::makedev(1, 3);
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == null)

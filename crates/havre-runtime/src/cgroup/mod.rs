@@ -12,7 +12,7 @@ mod layout;
 mod v1;
 mod v2;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +22,7 @@ use std::time::Duration;
 use havre_oci::runtime::LinuxResources;
 use rustix::event::{PollFd, Timespec};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags};
 
 pub use layout::{Hierarchy, Layout, Version};
 
@@ -234,15 +234,35 @@ impl Cgroup {
         }
         // Frozen, no process can make another one while the list is read. Killed ones die when thawed.
         let frozen = self.set_frozen(true);
-        for pid in self.processes() {
-            match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => {
-                    return Err(error).step_with(|| format!("kill processes of cgroup {}", self.path));
+        let signalled = self.signal(rustix::process::Signal::KILL.as_raw());
+        let thawed = frozen.and_then(|()| self.set_frozen(false));
+        signalled.and(thawed)
+    }
+
+    /// Sends a signal to every process of the group and of groups below it.
+    pub fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
+        const AT_ONCE: usize = 256;
+        let gone = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
+        let step = || format!("signal processes of cgroup {}", self.path);
+        for pids in self.processes().chunks(AT_ONCE) {
+            let mut opened = Vec::with_capacity(pids.len());
+            for pid in pids {
+                match rustix::process::pidfd_open(*pid, PidfdFlags::empty()).map_err(io::Error::from) {
+                    Ok(pidfd) => opened.push((*pid, pidfd)),
+                    Err(error) if gone(&error) => {}
+                    Err(error) => return Err(error).step_with(step),
+                }
+            }
+            // A number that was used again in between may be anybody's; it is ours if it is still in the group.
+            let still: HashSet<_> = self.processes().into_iter().collect();
+            for (_, pidfd) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+                match havre_sys::signal::pidfd_kill(pidfd, signal) {
+                    Err(error) if !gone(&error) => return Err(error).step_with(step),
+                    _ => {}
                 }
             }
         }
-        frozen.and_then(|()| self.set_frozen(false))
+        Ok(())
     }
 
     /// Stops every process of the group, without their knowing.

@@ -348,11 +348,7 @@ pub(crate) fn kill(global: &Global, mut arguments: Arguments) -> Result<(), Runt
     arguments.end()?;
     let saved = load(&Folder::open(global, &id)?, &id)?;
     if all {
-        for pid in saved.cgroup()?.processes() {
-            // One that has just ended needs no signal.
-            let _ended = havre_sys::signal::kill(pid.as_raw_nonzero().get(), signal);
-        }
-        return Ok(());
+        return saved.cgroup()?.signal(signal);
     }
     let (_, pidfd) = saved.process()?;
     havre_sys::signal::pidfd_kill(&pidfd, signal).step("send the signal")

@@ -10,6 +10,7 @@ mod arguments;
 mod commands;
 mod container;
 mod features;
+mod own;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -44,6 +45,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>, global: &mut Global) -> Re
     let mut arguments = Arguments::new(arguments)?;
     global.parse(&mut arguments)?;
     let command = arguments.next().unwrap_or_else(|| "help".into());
+    if ["create", "run", "exec"].contains(&command.as_str()) {
+        own::protect()?;
+    }
     match command.as_str() {
         "create" => commands::create(global, arguments).map(|()| 0),
         "start" => commands::start(global, arguments).map(|()| 0),

@@ -93,6 +93,14 @@ pub(crate) fn kernel_flags(seccomp: &LinuxSeccomp) -> Result<u64, RuntimeError> 
     Ok(flags)
 }
 
+/// Number and name of each call of this architecture (x86-64 or AArch64).
+pub fn calls() -> impl Iterator<Item = (u32, &'static str)> {
+    let column = if cfg!(target_arch = "aarch64") { 3 } else { 0 };
+    table::ROWS
+        .iter()
+        .filter_map(move |(name, numbers)| u32::try_from(numbers[column]).ok().map(|number| (number, *name)))
+}
+
 /// Compiled filters by content: hundreds of containers use few profiles.
 #[derive(Debug, Default)]
 pub struct FilterCache {

@@ -12,7 +12,11 @@ mod cgroups;
 mod conformance;
 mod exec;
 mod life;
+mod races;
+mod roles;
 mod security;
+mod spies;
+mod syscalls;
 mod world;
 
 use std::panic::catch_unwind;
@@ -33,6 +37,9 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|argument| argument == OCI_ROLE) {
         return havre_runtime::oci::main(arguments);
     }
+    if let Some(code) = roles::main() {
+        return code;
+    }
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if !rustix::process::geteuid().is_root() {
@@ -43,10 +50,19 @@ fn main() -> ExitCode {
         println!("SKIP: the runtime's kernel tests need {} (package busybox-static)", world::BUSYBOX);
         return ExitCode::SUCCESS;
     }
+    world::enter_own_view();
     let (mut failed, mut passed) = (Vec::new(), 0);
-    for (name, test) in
-        [life::TESTS, security::TESTS, exec::TESTS, cgroups::TESTS, conformance::TESTS].into_iter().flatten()
-    {
+    let all = [
+        life::TESTS,
+        security::TESTS,
+        races::TESTS,
+        spies::TESTS,
+        syscalls::TESTS,
+        exec::TESTS,
+        cgroups::TESTS,
+        conformance::TESTS,
+    ];
+    for (name, test) in all.into_iter().flatten() {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("r02_working_directories_outside_are_refused", r02),
     ("r02_no_descriptor_leaks_into_the_container", r02_descriptors),
     ("r03_a_false_null_device_of_the_image_masks_nothing", r03),
+    ("r03_the_null_device_of_the_host_is_not_in_the_container", r03_null),
     ("r06_dev_of_the_image_may_be_a_link", r06),
     ("r08_proc_and_sys_as_links_are_refused", r08),
     ("r10_targets_through_links_stay_inside", r10),
@@ -130,7 +131,8 @@ fn r02_descriptors() {
         ),
         "end"
     );
-    assert_eq!(world.sh("ls /proc/1/fd | sort -n | head -n 3; ls /proc/1/fd | wc -l"), "0\n1\n2\n3");
+    // The last one is of the folder that is being listed.
+    assert_eq!(world.sh("ls /proc/self/fd | sort -n"), "0\n1\n2\n3");
     drop(careless);
 }
 
@@ -151,6 +153,20 @@ fn r03() {
         ),
         "0\nno"
     );
+}
+
+/// Masks and streams show the null device; changing its mode (to what it is, here) must not reach the host's.
+fn r03_null() {
+    let mut world = World::new();
+    let masked = world.linux().masked_paths.clone();
+    let device = |path: &&String| std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
+    for path in masked.iter().filter(device) {
+        let script = format!("test -c {path}; echo x > {path}; chmod 666 {path} 2>&1 | grep -c 'Read-only'");
+        assert_eq!(world.sh(&script), "1", "{path}");
+    }
+    let same = "test $(stat -L -c %d:%i /proc/self/fd/0) = $(stat -c %d:%i /dev/null) && echo own";
+    assert_eq!(world.sh(same), "own");
+    assert_eq!(world.sh("echo lost > /proc/self/fd/0; head -c 1 /proc/self/fd/0 | wc -c"), "0");
 }
 
 fn r06() {
@@ -326,11 +342,27 @@ fn r18() {
 
 fn r19() {
     let mut world = World::new();
-    for (kind, major, minor) in [("c", 1, 1), ("b", 8, 0), ("b", 254, 0), ("c", 10, 237), ("c", 10, 229)] {
+    let disk = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata("/").unwrap());
+    let disk = ("b", rustix::fs::major(disk), rustix::fs::minor(disk));
+    // The disk of this machine, /dev/mem, /dev/kmem, /dev/port, /dev/kmsg, and what else leads to the host.
+    let devices = [
+        disk,
+        ("c", 1, 1),
+        ("c", 1, 2),
+        ("c", 1, 4),
+        ("c", 1, 11),
+        ("b", 8, 0),
+        ("b", 254, 0),
+        ("b", 7, 0),
+        ("c", 10, 237),
+        ("c", 10, 229),
+    ];
+    for (kind, major, minor) in devices {
         let script = format!(
-            "mknod /tmp/n {kind} {major} {minor}; head -c 1 /tmp/n 2>&1 | grep -c 'not permitted'; rm /tmp/n"
+            "mknod /tmp/n {kind} {major} {minor}; head -c 1 /tmp/n 2>&1 | grep -c 'not permitted'; \
+             (echo x >> /tmp/n) 2>&1 | grep -c 'not permitted'; rm /tmp/n"
         );
-        assert_eq!(world.sh(&script), "1", "{kind} {major}:{minor}");
+        assert_eq!(world.sh(&script), "1\n1", "{kind} {major}:{minor}");
     }
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
         assert_eq!(world.sh(&format!("test -c /dev/{name} && stat -c %a /dev/{name}")), "666");

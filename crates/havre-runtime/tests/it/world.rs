@@ -226,11 +226,25 @@ pub(crate) fn read(fd: OwnedFd) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What must be the same before and after a test: mounts, descriptors, children, groups.
+/// Parts our view of the mounts from the machine's, where others may be mounting at the same time.
+pub(crate) fn enter_own_view() {
+    havre_sys::process::unshare(havre_sys::process::Namespaces::MOUNT).unwrap();
+    let root = std::fs::File::open("/").unwrap();
+    let private = havre_sys::mount::MountAttr {
+        propagation: Some(havre_sys::mount::Propagation::Private),
+        ..Default::default()
+    };
+    havre_sys::mount::mount_setattr(&root, c"", true, private).unwrap();
+}
+
+/// What must be the same before and after a test: mounts, descriptors, children, our groups (another run of
+/// these tests may have its own).
 pub(crate) fn census() -> (usize, usize, usize, Vec<String>) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
     let fds = std::fs::read_dir("/proc/self/fd").unwrap().count();
     let children = std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id()))
         .map_or(0, |text| text.split_whitespace().count());
-    (mounts, fds, children, Cgroup::children_under("/havre-test"))
+    let mut groups = Cgroup::children_under("/havre-test");
+    groups.retain(|name| name.starts_with(&format!("it-{}-", std::process::id())));
+    (mounts, fds, children, groups)
 }
