@@ -14,6 +14,7 @@
 )]
 
 mod cases;
+mod external;
 mod terminal;
 mod world;
 
@@ -29,7 +30,7 @@ type Test = (&'static str, fn(&World, &Client));
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     if std::env::args().any(|arg| arg == "--list") {
-        for (name, _) in cases::ALL {
+        for (name, _) in cases::ALL.iter().chain(external::ALL) {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     let mut failed = Vec::new();
     let mut passed = 0;
     for client in world.clients() {
-        for (name, test) in cases::ALL {
+        for (name, test) in cases::ALL.iter().chain(external::ALL) {
             let name = format!("{} {name}", client.name);
             if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
                 continue;
