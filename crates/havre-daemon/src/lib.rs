@@ -5,6 +5,7 @@
 
 mod config;
 mod options;
+mod runtimes;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -186,6 +187,8 @@ async fn serve(config: &Config, seccomp: SeccompSpec) -> Result<(), DaemonError>
         default_init: config.init,
         no_new_privileges: config.no_new_privileges,
         seccomp,
+        runtimes: config.runtimes.clone(),
+        default_runtime: config.default_runtime.clone(),
     };
     let engine = Arc::new(Engine::open(settings, images, db).await?);
     let info = Info {

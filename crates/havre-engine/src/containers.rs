@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::EngineError;
 use crate::container::{Attachment, Command, Container, ExecView, Origin, Reply, log_path};
 use crate::index::{Handle, Index};
-use crate::launcher::Launcher;
+use crate::launcher::{Launcher, OWN_RUNTIME};
 use crate::merged::Merged;
 use crate::names;
 use crate::record::{CONTAINERS, Changing, Fixed, STATES, View};
@@ -359,6 +359,16 @@ impl Containers {
     /// Resolves `container:NAME` of a mode to an id.
     pub fn resolve(&self, text: &str) -> Result<ContainerId, EngineError> {
         Ok(self.view(text)?.id().clone())
+    }
+
+    /// The runtime that a request names, by the name that inspection shows.
+    pub fn runtime(&self, asked: &str) -> Result<String, EngineError> {
+        let settings = &self.launcher.settings;
+        let name = if asked.is_empty() { &settings.default_runtime } else { asked };
+        if name != OWN_RUNTIME {
+            settings.runtime(Some(name))?;
+        }
+        Ok(name.to_owned())
     }
 
     /// Modes that join another container, checked at creation.

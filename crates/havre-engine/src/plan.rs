@@ -126,6 +126,31 @@ pub(crate) fn plan_spec(
     })
 }
 
+/// Refuses what only our own runtime does.
+pub(crate) fn check_external(spec: &Spec, init: bool) -> Result<(), EngineError> {
+    if init {
+        return Err(EngineError::NotYet("--init with an external runtime".into()));
+    }
+    // The root is mounted in a namespace of the supervisor, from which nothing propagates to the host.
+    let shared =
+        |mount: &&Mount| mount.options.iter().any(|option| matches!(option.as_str(), "shared" | "rshared"));
+    // The donor's mount is of another namespace, where only our own runtime reaches it.
+    let donors = |mount: &&Mount| {
+        let source = mount.source.as_deref().unwrap_or_default();
+        source.starts_with("/proc/") && source.ends_with("/root/dev/shm")
+    };
+    if spec.mounts.iter().any(|mount| donors(&mount)) {
+        return Err(EngineError::NotYet("--ipc container:X with an external runtime".into()));
+    }
+    match spec.mounts.iter().find(shared) {
+        None => Ok(()),
+        Some(mount) => Err(EngineError::NotYet(format!(
+            "shared propagation of {} with an external runtime",
+            mount.destination
+        ))),
+    }
+}
+
 /// The capabilities of the first process, as `CAP_...` names.
 pub(crate) fn capability_names(spec: &ContainerSpec) -> Result<Vec<String>, EngineError> {
     let security = &spec.security;
@@ -581,6 +606,15 @@ mod tests {
         let other = havre_base::ContainerId::random();
         let spec = ContainerSpec { network: NetworkMode::Container(other), ..ContainerSpec::default() };
         assert!(plan(&spec).unwrap_err().to_string().contains("not running"));
+    }
+
+    #[test]
+    fn what_an_external_runtime_cannot_do_is_refused() {
+        let mut spec = plan(&ContainerSpec::default()).unwrap();
+        assert!(check_external(&spec, false).is_ok());
+        assert!(check_external(&spec, true).is_err());
+        spec.mounts.push(bind("/m", Path::new("/x"), &["rbind", "rshared"]));
+        assert!(check_external(&spec, false).unwrap_err().to_string().contains("/m"));
     }
 
     #[test]

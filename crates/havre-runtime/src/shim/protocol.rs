@@ -55,7 +55,7 @@ pub struct ShimConfig {
 }
 
 /// An OCI runtime that is started as a program.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExternalRuntime {
     /// Path of the program.
     pub path: PathBuf,

@@ -11,6 +11,7 @@ use havre_sys::seqpacket;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
+use super::external::External;
 use super::protocol::{
     Answer, Ask, AttachSpec, Event, ExecConfig, Exit, Failure, FailureKind, Hello, MAX_MESSAGE, Packet,
     Reply, Request, RootConfig, SOCKET, ShimConfig, Status, Target, VERSION,
@@ -113,6 +114,8 @@ const INIT: u32 = 0;
 struct Supervisor {
     reactor: Reactor,
     config: ShimConfig,
+    /// Another runtime than ours.
+    external: Option<External>,
     cgroup: Cgroup,
     listener: OwnedFd,
     signals: OwnedFd,
@@ -159,7 +162,7 @@ pub(super) fn run() -> Result<(), ShimError> {
     }
 }
 
-fn open_null() -> io::Result<OwnedFd> {
+pub(super) fn open_null() -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -243,7 +246,7 @@ fn send(daemon: BorrowedFd<'_>, packet: &Packet) {
     }
 }
 
-fn failure(error: &RuntimeError) -> Failure {
+pub(super) fn failure(error: &RuntimeError) -> Failure {
     let kind = match error {
         RuntimeError::CommandNotFound(_) => FailureKind::NotFound,
         RuntimeError::NotExecutable(_) => FailureKind::NotExecutable,
@@ -326,8 +329,15 @@ impl Supervisor {
         let warnings = cgroup.warnings().to_vec();
         let oom = cgroup.oom_watch();
         let terminal = config.spec.process.as_ref().is_some_and(|process| process.terminal);
-        let launched = launch_init(&config, filter.as_deref(), &cgroup, terminal);
-        let (launched, ends) = match launched {
+        let external = config.runtime.as_ref().map(|runtime| External::new(runtime, &config)).transpose();
+        let launched = external.and_then(|external| {
+            let (launched, ends) = match &external {
+                Some(external) => launch_external(&config, external, terminal),
+                None => launch_init(&config, filter.as_deref(), &cgroup, terminal),
+            }?;
+            Ok((external, launched, ends))
+        });
+        let (external, launched, ends) = match launched {
             Ok(launched) => launched,
             Err(failure) => {
                 cgroup.kill().unwrap_or(());
@@ -365,6 +375,9 @@ impl Supervisor {
             Ok(begun) => begun,
             Err(error) => {
                 cgroup.kill().unwrap_or(());
+                if let Some(external) = &external {
+                    external.delete();
+                }
                 remove_cgroup(&cgroup);
                 return Err(internal("cannot mind the container")(error));
             }
@@ -374,6 +387,7 @@ impl Supervisor {
         Ok(Self {
             reactor,
             config,
+            external,
             cgroup,
             listener,
             signals,
@@ -494,6 +508,10 @@ impl Supervisor {
         if let Err(error) = state::write(&self.config.run_dir, &self.status) {
             say(&format!("cannot record the exit: {error}"));
         }
+        // Before the daemon hears of the exit: it removes the run folder then.
+        if let Some(external) = &self.external {
+            external.delete();
+        }
         self.tell(Event::Exited(exit));
     }
 
@@ -580,18 +598,23 @@ impl Supervisor {
         let init = self.children.get(&INIT).filter(|child| !child.ended).ok_or_else(gone)?;
         let (stdio, ends) = make_stdio(exec.process.terminal, exec.open_stdin, exec.console)
             .map_err(internal("cannot make the streams"))?;
-        let target = ExecTarget {
-            pid: Pid::from_raw(init.pid).ok_or_else(gone)?,
-            pidfd: init.pidfd.as_fd(),
-            spec: &self.config.spec,
-            cgroup: Some(&self.cgroup),
-            user: Some(&exec.user),
-            additional_groups: &exec.additional_groups,
-            seccomp_filter: filter.as_deref(),
-            trace: false,
-            preserve_fds: 0,
+        let launched = match &self.external {
+            Some(external) => external.exec(&self.config.spec, init.pid, &exec, stdio)?,
+            None => {
+                let target = ExecTarget {
+                    pid: Pid::from_raw(init.pid).ok_or_else(gone)?,
+                    pidfd: init.pidfd.as_fd(),
+                    spec: &self.config.spec,
+                    cgroup: Some(&self.cgroup),
+                    user: Some(&exec.user),
+                    additional_groups: &exec.additional_groups,
+                    seccomp_filter: filter.as_deref(),
+                    trace: false,
+                    preserve_fds: 0,
+                };
+                crate::exec(&target, &exec.process, stdio).map_err(|error| failure(&error))?
+            }
         };
-        let launched = crate::exec(&target, &exec.process, stdio).map_err(|error| failure(&error))?;
         let number = self.next_child;
         self.next_child += 1;
         let pid = launched.pid.as_raw_nonzero().get();
@@ -647,6 +670,18 @@ fn remove_cgroup(cgroup: &Cgroup) {
     if let Err(error) = cgroup.remove() {
         say(&format!("the control group stays until the next start: {}", chain(&error)));
     }
+}
+
+fn launch_external(
+    config: &ShimConfig,
+    external: &External,
+    terminal: bool,
+) -> Result<(Launched, Ends), Failure> {
+    let (stdio, ends) = make_stdio(terminal, config.open_stdin, config.console)
+        .map_err(internal("cannot make the streams"))?;
+    let mut launched = external.launch(config, stdio)?;
+    let ends = with_terminal(ends, launched.terminal.take()).map_err(internal("cannot keep the terminal"))?;
+    Ok((launched, ends))
 }
 
 fn launch_init(

@@ -17,6 +17,7 @@ mod api;
 mod cases;
 mod confinement;
 mod debian;
+mod external;
 mod hostile;
 mod limits;
 mod terminal;
@@ -33,7 +34,7 @@ type Test = (&'static str, fn(&World, &Client));
 
 /// What every client is held to.
 fn through_every_client() -> impl Iterator<Item = &'static Test> {
-    cases::ALL.iter().chain(debian::ALL)
+    cases::ALL.iter().chain(external::ALL).chain(debian::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.

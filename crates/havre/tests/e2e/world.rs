@@ -10,6 +10,9 @@ use tempfile::TempDir;
 /// The official client, where it is installed.
 const DOCKER: &str = "/usr/local/bin/docker";
 
+/// The name of our own runtime as a program like others', and the runtime by that name.
+pub(crate) const OCI: &str = "havre-oci";
+
 /// A daemon of our own and the ways to talk to it.
 pub(crate) struct World {
     folder: TempDir,
@@ -83,6 +86,19 @@ impl World {
         &self.clients
     }
 
+    /// Ends the private daemon as a crash would.
+    pub(crate) fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("a private daemon");
+        daemon.kill().expect("it can be killed");
+        daemon.wait().expect("it ends");
+    }
+
+    /// Starts the private daemon again.
+    pub(crate) fn start_daemon(&mut self) {
+        let (daemon, _) = start_daemon(&self.clients[0].program, self.folder.path()).expect("it starts");
+        self.daemon = Some(daemon);
+    }
+
     /// A folder for files of tests.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -151,8 +167,15 @@ impl Drop for World {
 fn start_daemon(havre: &Path, folder: &Path) -> Result<(Child, String), String> {
     let host = format!("unix://{}", folder.join("exec/havre.sock").display());
     let log = std::fs::File::create(folder.join("daemon.log")).map_err(|error| error.to_string())?;
+    let oci = folder.join(OCI);
+    match std::os::unix::fs::symlink(havre, &oci) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.to_string()),
+        _ => {}
+    }
     let mut child = Command::new(havre)
         .arg("daemon")
+        .arg("--add-runtime")
+        .arg(format!("{OCI}={}", oci.display()))
         .env("HAVRE_DATA_ROOT", folder.join("data"))
         .env("HAVRE_EXEC_ROOT", folder.join("exec"))
         .env("HAVRE_AUTOSTARTED", "1")
