@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use havre_oci::runtime::{IdMapping, NamespaceKind, Process, Spec, State, Status};
+use havre_sys::mount::{MountAttr, Propagation};
 use havre_sys::process::{Namespaces, Spawn, Spawned};
 use havre_sys::userns::Range;
 use rustix::process::{DumpableBehavior, Pid};
@@ -291,7 +292,12 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
                     rustix::fs::Mode::empty(),
                 )
                 .step_with(|| format!("open root {}", path.display()))?;
-                (RootTree::Mount(fscontext::copy(fd, true).step("copy the root's mount")?), path)
+                let tree = fscontext::copy(fd, true).step("copy the root's mount")?;
+                // A shared mount cannot become the root; as a receiver it still follows the host's unmounts.
+                let change = MountAttr { propagation: Some(Propagation::Slave), ..MountAttr::default() };
+                havre_sys::mount::mount_setattr(&tree, c"", true, change)
+                    .step("part the root's mount from the host's")?;
+                (RootTree::Mount(tree), path)
             }
         };
         let mut prepared = Vec::with_capacity(launch.spec.mounts.len());

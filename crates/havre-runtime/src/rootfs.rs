@@ -252,6 +252,10 @@ impl Plan<'_> {
             _ => rustix::fs::makedev(number(device.major)?, number(device.minor)?),
         };
         let path = PathBuf::from(mounts::clean(&device.path));
+        // Engines list the host's devices for privileged containers; this one is the container's own already.
+        if path == Path::new("/dev/ptmx") && dev == rustix::fs::makedev(5, 2) && self.has_own_dev() {
+            return Ok(());
+        }
         let same = |fd: &OwnedFd| -> io::Result<bool> {
             let stat = rustix::fs::fstat(fd)?;
             Ok(FileType::from_raw_mode(stat.st_mode) == kind

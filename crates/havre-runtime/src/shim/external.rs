@@ -147,6 +147,8 @@ impl External {
             identify(process, &Root::new(root.as_fd()), &config.user, &config.additional_groups)?;
         }
         let readonly = spec.root.as_ref().is_some_and(|root| root.readonly);
+        // What is planned for others is all in this version, and older runtimes refuse newer numbers.
+        "1.0.2".clone_into(&mut spec.oci_version);
         spec.root = Some(SpecRoot { path: text(&root_path), readonly });
         if let Some(linux) = &mut spec.linux {
             linux.cgroups_path = Some(config.cgroup.clone());

@@ -16,6 +16,7 @@ pub(crate) const ALL: &[Test] = &[
     ("external: stop, kill, pause and the shown runtime", life),
     ("external: a memory limit kills and is reported", memory),
     ("external: what it cannot do is refused", refused),
+    ("external: podman runs containers with our runtime", podman),
     ("external: a killed daemon finds its containers again", daemon_killed),
 ];
 
@@ -162,6 +163,53 @@ fn refused(_: &World, client: &Client) {
     each(client, |runtime| {
         run(client, runtime, &["--init"], &["true"]).fails(125, "not yet supported: --init with an external");
     });
+}
+
+/// Debian's podman, with folders of its own.
+fn podman(world: &World, client: &Client) {
+    const PROGRAM: &str = "/usr/bin/podman";
+    const BUSYBOX: &str = "/bin/busybox";
+    if client.name != "havre" || std::env::var_os("HAVRE_E2E_HOST").is_some() {
+        return;
+    }
+    if let Some(missing) = [PROGRAM, BUSYBOX].iter().find(|path| !std::path::Path::new(path).exists()) {
+        return println!("SKIP podman: {missing} is not there (apt-get install podman busybox-static)");
+    }
+    let folder = world.folder().join("podman");
+    let rootfs = folder.join("rootfs");
+    for name in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        std::fs::create_dir_all(rootfs.join(name)).unwrap();
+    }
+    std::fs::copy(BUSYBOX, rootfs.join("bin/busybox")).unwrap();
+    for name in ["sh", "sleep", "id"] {
+        std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name)).unwrap();
+    }
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new("timeout");
+        command.args(["-k", "5", "60", PROGRAM]);
+        for (flag, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            command.arg(flag).arg(folder.join(name));
+        }
+        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
+        command.arg("--runtime").arg(world.folder().join(OCI)).args(args).stdin(Stdio::null());
+        crate::world::finish(command.output().unwrap())
+    };
+    let rootfs = rootfs.to_str().unwrap();
+    // Its own default limits are above what a machine without CAP_SYS_RESOURCE can give.
+    let flags =
+        ["--network", "none", "--ulimit", "nofile=512:512", "--ulimit", "nproc=512:512", "--rootfs", rootfs];
+    let shell = |start: &[&str], script: &str| run(&[start, &flags, &["/bin/sh", "-c", script]].concat());
+    assert_eq!(shell(&["run", "--rm"], "echo out; exit 4").exits(4), "out");
+    assert_eq!(shell(&["run", "--rm", "--privileged"], "echo privileged").exits(0), "privileged");
+    run(&[&["run", "--rm"], &flags[..], &["/no-such"]].concat()).fails(127, "no such file or directory");
+    let script = "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done";
+    shell(&["run", "-d", "--name", "c", "--memory", "64m"], script).exits(0);
+    assert_eq!(run(&["exec", "c", "/bin/sh", "-c", "echo in; exit 5"]).exits(5), "in");
+    run(&["pause", "c"]).exits(0);
+    run(&["unpause", "c"]).exits(0);
+    run(&["stop", "-t", "10", "c"]).exits(0);
+    assert_eq!(run(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", "c"]).exits(0), "3 false");
+    run(&["rm", "-f", "c"]).exits(0);
 }
 
 fn daemon_killed(_: &World, client: &Client) {

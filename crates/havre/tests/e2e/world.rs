@@ -273,7 +273,8 @@ impl Client {
     }
 }
 
-fn finish(output: std::process::Output) -> Outcome {
+/// What a command left.
+pub(crate) fn finish(output: std::process::Output) -> Outcome {
     Outcome {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
