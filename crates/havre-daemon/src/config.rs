@@ -1,9 +1,13 @@
 //! The daemon's configuration, parsed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use havre_engine::ExternalRuntime;
 
 use crate::DaemonError;
 use crate::options::{self, Values};
+use crate::runtimes;
 
 /// Where the daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) seccomp_profile: String,
     pub(crate) labels: Vec<String>,
     pub(crate) validate: bool,
+    pub(crate) runtimes: BTreeMap<String, ExternalRuntime>,
+    pub(crate) default_runtime: String,
 }
 
 /// Paths that depend on the name the daemon was called by.
@@ -112,6 +118,8 @@ impl Config {
         if let Some(bad) = labels.iter().find(|label| !label.contains('=')) {
             return Err(DaemonError::Config(format!("bad attribute format: {bad}: want key=value")));
         }
+        let runtimes = runtimes::all(values.get("add-runtime").map_or(&[], Vec::as_slice))?;
+        let default_runtime = runtimes::default(last("default-runtime"), &runtimes)?;
         Ok(Self {
             hosts,
             pidfile: last("pidfile").map_or_else(|| exec_root.join("havre.pid"), PathBuf::from),
@@ -128,6 +136,8 @@ impl Config {
             seccomp_profile: last("seccomp-profile").unwrap_or_else(|| "builtin".to_owned()),
             labels,
             validate: flag("validate"),
+            runtimes,
+            default_runtime,
         })
     }
 
@@ -196,6 +206,8 @@ mod tests {
             "--data-root relative",
             "--log-level loud",
             "--label x",
+            "--default-runtime nothing",
+            "--add-runtime x",
         ] {
             assert!(make(bad).is_err(), "{bad}");
         }

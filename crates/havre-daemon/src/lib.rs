@@ -5,6 +5,7 @@
 
 mod config;
 mod options;
+mod runtimes;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -173,7 +174,11 @@ async fn serve(config: &Config, seccomp: SeccompSpec) -> Result<(), DaemonError>
     private_folder(&config.exec_root.join("containers"), 0o700)?;
     let lock_path = config.data_root.join("lock");
     let _lock = lock(lock_path, &config.data_root).await?;
-    let db = Arc::new(Db::open(&config.data_root.join("state.db"))?);
+    private_folder(&config.data_root.join("containers"), 0o700)?;
+    let state = config.data_root.join("state.db");
+    let db = Arc::new(Db::open(&state)?);
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o600))
+        .map_err(DaemonError::io("set the permissions of", &state))?;
     let images = Arc::new(Images::open(&config.data_root, Arc::clone(&db))?);
     let settings = Settings {
         data_root: config.data_root.clone(),
@@ -182,6 +187,8 @@ async fn serve(config: &Config, seccomp: SeccompSpec) -> Result<(), DaemonError>
         default_init: config.init,
         no_new_privileges: config.no_new_privileges,
         seccomp,
+        runtimes: config.runtimes.clone(),
+        default_runtime: config.default_runtime.clone(),
     };
     let engine = Arc::new(Engine::open(settings, images, db).await?);
     let info = Info {

@@ -60,7 +60,7 @@ const NO_NETWORKS: Rule = Only(&[]);
 
 /// Every option of dockerd.
 pub(crate) const OPTIONS: &[Opt] = &[
-    opt("add-runtime", None, "runtimes", Map, Only(&[]), "Register an additional OCI compatible runtime"),
+    opt("add-runtime", None, "runtimes", Map, Used, "Register an additional OCI compatible runtime"),
     opt(
         "allow-direct-routing",
         None,
@@ -168,14 +168,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "Default mode for containers ipc",
     ),
     opt("default-network-opt", None, "default-network-opts", Map, NO_NETWORKS, "Default network options"),
-    opt(
-        "default-runtime",
-        None,
-        "default-runtime",
-        One,
-        Only(&["havre"]),
-        "Default OCI runtime for containers",
-    ),
+    opt("default-runtime", None, "default-runtime", One, Used, "Default OCI runtime for containers"),
     opt(
         "default-shm-size",
         None,

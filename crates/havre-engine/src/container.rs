@@ -349,6 +349,7 @@ impl Container {
 
     fn started(&mut self, status: &Status) {
         self.now.started_at = Some(status.started_at);
+        self.now.oom_killed = false;
         self.apply(Change::Started { pid: status.pid, at: status.started_at });
         self.happened("start", &[]);
     }
@@ -470,7 +471,11 @@ impl Container {
             Ok(Some(Packet::Reply(reply))) => self.on_answer(reply.seq, reply.answer),
             Ok(Some(Packet::Event(Event::Exited(exit)))) => self.ended(exit).await,
             Ok(Some(Packet::Event(Event::ExecExited { id, code }))) => self.exec_ended(&id, code),
-            Ok(Some(Packet::Event(Event::Oom))) => self.happened("oom", &[]),
+            Ok(Some(Packet::Event(Event::Oom))) => {
+                self.now.oom_killed = true;
+                self.changed();
+                self.happened("oom", &[]);
+            }
             Ok(Some(Packet::Event(Event::Detached(Target::Init)))) => self.happened("detach", &[]),
             Ok(Some(Packet::Event(Event::Detached(Target::Exec(id))))) => {
                 self.happened("exec_detach", &[("execID", id.to_string())]);
@@ -577,7 +582,7 @@ impl Container {
     /// Collects the shim's exit. It has closed its socket, so it is past its work.
     fn reap_shim(&mut self) {
         if let Some(child) = self.shim.take() {
-            self.launcher.reap(child);
+            self.launcher.reaper.add(child);
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::EngineError;
 use crate::container::{Attachment, Command, Container, ExecView, Origin, Reply, log_path};
 use crate::index::{Handle, Index};
-use crate::launcher::Launcher;
+use crate::launcher::{Launcher, OWN_RUNTIME};
 use crate::merged::Merged;
 use crate::names;
 use crate::record::{CONTAINERS, Changing, Fixed, STATES, View};
@@ -60,7 +60,10 @@ pub struct Containers {
 impl Containers {
     pub(crate) fn new(launcher: Arc<Launcher>) -> Self {
         let index = Arc::clone(&launcher.index);
-        Self { launcher, index, tasks: Mutex::new(JoinSet::new()) }
+        let mut tasks = JoinSet::new();
+        let reaping = Arc::clone(&launcher);
+        tasks.spawn(async move { reaping.reaper.run().await });
+        Self { launcher, index, tasks: Mutex::new(tasks) }
     }
 
     /// Creates a container. Nothing touches the kernel; after the answer it survives power loss.
@@ -91,6 +94,7 @@ impl Containers {
             name: name.clone(),
             state: State::Created,
             started_at: None,
+            oom_killed: false,
             finished_at: None,
             restart_count: 0,
             stopped_by_user: false,
@@ -355,6 +359,16 @@ impl Containers {
     /// Resolves `container:NAME` of a mode to an id.
     pub fn resolve(&self, text: &str) -> Result<ContainerId, EngineError> {
         Ok(self.view(text)?.id().clone())
+    }
+
+    /// The runtime that a request names, by the name that inspection shows.
+    pub fn runtime(&self, asked: &str) -> Result<String, EngineError> {
+        let settings = &self.launcher.settings;
+        let name = if asked.is_empty() { &settings.default_runtime } else { asked };
+        if name != OWN_RUNTIME {
+            settings.runtime(Some(name))?;
+        }
+        Ok(name.to_owned())
     }
 
     /// Modes that join another container, checked at creation.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use havre_oci::runtime::LinuxSeccomp;
 use havre_runtime::capabilities::CapabilitySet;
 use havre_runtime::seccomp;
 
@@ -40,7 +41,8 @@ impl Filters {
         let fd = match compiled.get(&key) {
             Some(fd) => Arc::clone(fd),
             None => {
-                let fd = Arc::new(compile(spec, caps)?);
+                let Some(profile) = profile(spec, caps)? else { return Ok(None) };
+                let fd = Arc::new(compile(&profile)?);
                 if compiled.len() >= KEPT {
                     compiled.clear();
                 }
@@ -53,13 +55,22 @@ impl Filters {
     }
 }
 
-fn compile(spec: &SeccompSpec, caps: CapabilitySet) -> Result<OwnedFd, EngineError> {
-    let invalid = |error: havre_runtime::RuntimeError| EngineError::Invalid(havre_base::chain(&error));
+/// The profile as the specification writes it; none when unconfined.
+pub(crate) fn profile(spec: &SeccompSpec, caps: CapabilitySet) -> Result<Option<LinuxSeccomp>, EngineError> {
     let profile = match spec {
-        SeccompSpec::Default | SeccompSpec::Unconfined => seccomp::docker_default(&caps).map_err(invalid)?,
-        SeccompSpec::Profile(text) => seccomp::from_docker_json(text, &caps).map_err(invalid)?,
+        SeccompSpec::Unconfined => return Ok(None),
+        SeccompSpec::Default => seccomp::docker_default(&caps),
+        SeccompSpec::Profile(text) => seccomp::from_docker_json(text, &caps),
     };
-    let bytes = seccomp::compile(&profile).map_err(invalid)?.to_bytes();
+    profile.map(Some).map_err(invalid)
+}
+
+fn invalid(error: havre_runtime::RuntimeError) -> EngineError {
+    EngineError::Invalid(havre_base::chain(&error))
+}
+
+fn compile(profile: &LinuxSeccomp) -> Result<OwnedFd, EngineError> {
+    let bytes = seccomp::compile(profile).map_err(invalid)?.to_bytes();
     sealed(&bytes).map_err(EngineError::io("make", "a seccomp filter"))
 }
 

@@ -4,6 +4,7 @@
 //! data root, the writable layer, the control group. Removal of each is idempotent; what is absent
 //! counts as removed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -13,20 +14,21 @@ use std::time::Instant;
 
 use havre_base::{ContainerId, ContainerName, ExecId};
 use havre_image::Images;
-use havre_oci::runtime::{LinuxCapabilities, Process};
+use havre_oci::runtime::{LinuxCapabilities, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
 use havre_runtime::cgroup::Cgroup;
-use havre_runtime::shim::protocol::{Exit, LogConfig, RootConfig, ShimConfig};
+use havre_runtime::shim::protocol::{Exit, ExternalRuntime, LogConfig, RootConfig, ShimConfig};
 use havre_store::db::{Batch, Db};
 use tokio::sync::oneshot;
 
 use crate::EngineError;
 use crate::container::{Attachment, log_path};
 use crate::events::Events;
-use crate::filters::Filters;
+use crate::filters::{self, Filters};
 use crate::index::Index;
 use crate::link::{self, CLIENTS_AT_START, Link};
 use crate::plan::{self, Facts};
+use crate::reaper::Reaper;
 use crate::record::Fixed;
 use crate::spec::{ExecSpec, IpcMode, MountKind, NetworkMode, SeccompSpec, Sharing};
 
@@ -45,6 +47,29 @@ pub struct Settings {
     pub no_new_privileges: bool,
     /// The profile of containers that name none.
     pub seccomp: SeccompSpec,
+    /// OCI runtimes of others, by name. Ours is not among them.
+    pub runtimes: BTreeMap<String, ExternalRuntime>,
+    /// The runtime of containers that name none: [`OWN_RUNTIME`], or one of `runtimes`.
+    pub default_runtime: String,
+}
+
+/// The name of our own runtime.
+pub const OWN_RUNTIME: &str = "havre";
+
+impl Settings {
+    /// Whom a container's runtime is; none for our own.
+    pub(crate) fn runtime(&self, name: Option<&str>) -> Result<Option<&ExternalRuntime>, EngineError> {
+        match name {
+            None => Ok(None),
+            Some(name) => match self.runtimes.get(name) {
+                Some(runtime) => Ok(Some(runtime)),
+                None if name.starts_with("io.containerd.") => Err(EngineError::Invalid(format!(
+                    "unknown or invalid runtime name: {name}: it names a program of containerd, which is not used here; register the OCI runtime itself with --add-runtime"
+                ))),
+                None => Err(EngineError::Invalid(format!("unknown or invalid runtime name: {name}"))),
+            },
+        }
+    }
 }
 
 /// A started shim.
@@ -64,6 +89,7 @@ pub(crate) struct Launcher {
     pub(crate) index: Arc<Index>,
     db: Arc<Db>,
     filters: Filters,
+    pub(crate) reaper: Reaper,
     facts: Facts,
     /// A sealed copy of our own program.
     binary: OwnedFd,
@@ -89,7 +115,17 @@ impl Launcher {
         for path in [settings.exec_root.join("containers"), settings.exec_root.join("rootfs")] {
             std::fs::create_dir_all(&path).map_err(EngineError::io("create", &path))?;
         }
-        Ok(Self { settings, images, events, index, db, filters: Filters::default(), facts, binary })
+        Ok(Self {
+            settings,
+            images,
+            events,
+            index,
+            db,
+            filters: Filters::default(),
+            reaper: Reaper::default(),
+            facts,
+            binary,
+        })
     }
 
     /// The folder of a container's sockets and state.
@@ -123,13 +159,29 @@ impl Launcher {
         let data_dir = self.data_dir(id);
         std::fs::create_dir_all(&data_dir).map_err(EngineError::io("create", &data_dir))?;
         make_bind_sources(fixed)?;
+        crate::propagation::check(&fixed.spec.mounts)?;
         let files = crate::etc::write(&data_dir, fixed)?;
-        let facts = Facts { pids: self.joined(fixed)?, ..self.facts.clone() };
-        let spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;
-        let filter = self.filter(fixed, false)?;
+        let runtime = self.settings.runtime(fixed.spec.runtime.as_deref())?.cloned();
+        let init = fixed.spec.init.unwrap_or(self.settings.default_init);
+        let facts = Facts {
+            pids: self.joined(fixed)?,
+            // Other runtimes know no time namespaces, or only new ones do.
+            time_namespace: self.facts.time_namespace && runtime.is_none(),
+            ..self.facts.clone()
+        };
+        let mut spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;
+        let filter = match &runtime {
+            None => self.filter(fixed, false)?,
+            Some(_) => {
+                plan::check_external(&spec, init)?;
+                self.external_seccomp(fixed, &mut spec)?;
+                None
+            }
+        };
         let planned = began.elapsed();
         let writable = self.images.create_writable(id, &fixed.image)?;
         let layered = began.elapsed();
+        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let log = &fixed.spec.log;
         let run_dir = self.run_dir(id);
         let config = ShimConfig {
@@ -153,10 +205,13 @@ impl Launcher {
                 compress: log.compress,
             }),
             run_dir: run_dir.clone(),
-            init: fixed.spec.init.unwrap_or(self.settings.default_init),
-            trace: fixed.merged.labels.contains_key("io.havre.hello"),
+            init,
+            trace: fixed.merged.labels.contains_key(havre_image::HELLO_LABEL).then(|| {
+                let layer = layered.saturating_sub(planned);
+                vec![("plan".to_owned(), nanos(planned)), ("layer".to_owned(), nanos(layer))]
+            }),
             console: fixed.spec.console,
-            runtime: None,
+            runtime,
             spec,
         };
         remove_tree(&run_dir)?;
@@ -171,7 +226,6 @@ impl Launcher {
                 return Err(EngineError::io("start a supervisor in", run_dir)(error));
             }
         };
-        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let timings = vec![
             ("plan".to_owned(), nanos(planned)),
             ("layer".to_owned(), nanos(layered.saturating_sub(planned))),
@@ -186,11 +240,25 @@ impl Launcher {
             return Ok(None);
         }
         let caps = capabilities(fixed, false)?;
-        let profile = match &security.seccomp {
+        self.filters.get(self.seccomp(fixed), caps)
+    }
+
+    /// The profile of a container that is not privileged.
+    fn seccomp<'a>(&'a self, fixed: &'a Fixed) -> &'a SeccompSpec {
+        match &fixed.spec.security.seccomp {
             SeccompSpec::Default => &self.settings.seccomp,
             own => own,
-        };
-        self.filters.get(profile, caps)
+        }
+    }
+
+    /// Other runtimes compile the filter themselves.
+    fn external_seccomp(&self, fixed: &Fixed, spec: &mut Spec) -> Result<(), EngineError> {
+        if !fixed.spec.security.privileged
+            && let Some(linux) = &mut spec.linux
+        {
+            linux.seccomp = filters::profile(self.seccomp(fixed), capabilities(fixed, false)?)?;
+        }
+        Ok(())
     }
 
     /// Process ids of the containers whose namespaces are joined.
@@ -248,7 +316,12 @@ impl Launcher {
             oom_score_adj: Some(fixed.spec.oom_score_adj),
             ..Process::default()
         };
-        Ok((process, self.filter(fixed, exec.privileged)?))
+        let filter = match fixed.spec.runtime {
+            None => self.filter(fixed, exec.privileged)?,
+            // The runtime knows the container's, and puts it on every process.
+            Some(_) => None,
+        };
+        Ok((process, filter))
     }
 
     pub(crate) fn freeze(&self, fixed: &Fixed, frozen: bool) -> Result<(), EngineError> {
@@ -284,11 +357,6 @@ impl Launcher {
         if let Err(error) = remove_tree(&self.data_dir(id)) {
             tracing::error!(container = %id, error = havre_base::chain(&error), "cannot remove the data folder");
         }
-    }
-
-    /// Waits for an ended shim, off the loop: it may still feed a slow client.
-    pub(crate) fn reap(&self, mut child: Child) {
-        tokio::task::spawn_blocking(move || child.wait().map(drop).unwrap_or(()));
     }
 
     pub(crate) fn forget(&self, id: &ContainerId, name: &ContainerName) {

@@ -17,6 +17,8 @@ mod link;
 mod merged;
 mod names;
 mod plan;
+mod propagation;
+mod reaper;
 mod record;
 mod recovery;
 mod restart;
@@ -27,14 +29,15 @@ mod state;
 use std::sync::Arc;
 
 use havre_image::Images;
+use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
 
 pub use container::{Attachment, ExecView};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};
-pub use havre_runtime::shim::protocol::{AttachSpec, FailureKind};
-pub use launcher::Settings;
+pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
+pub use launcher::{OWN_RUNTIME, Settings};
 pub use merged::Merged;
 pub use plan::protected_paths;
 pub use record::{Changing, Fixed, View};
@@ -72,5 +75,10 @@ impl Engine {
     /// Lets go of everything; containers keep running.
     pub async fn shutdown(&self) {
         self.containers.close().await;
+        // The parent group goes too when no container is in it; one above it may be another engine's.
+        let parent = &self.settings.cgroup_parent;
+        if Cgroup::children_under(parent).is_empty() {
+            launcher::remove_cgroup(parent);
+        }
     }
 }

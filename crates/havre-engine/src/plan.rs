@@ -119,11 +119,36 @@ pub(crate) fn plan_spec(
         root: Some(Root { path: "rootfs".into(), readonly: spec.read_only }),
         hostname: (!spec.uts_host).then(|| hostname.to_owned()),
         domainname: (!spec.uts_host && !spec.domainname.is_empty()).then(|| spec.domainname.clone()),
-        mounts: mounts(spec, files)?,
+        mounts: mounts(spec, files, facts)?,
         annotations: spec.annotations.clone(),
         linux: Some(linux),
         ..Spec::default()
     })
+}
+
+/// Refuses what only our own runtime does.
+pub(crate) fn check_external(spec: &Spec, init: bool) -> Result<(), EngineError> {
+    if init {
+        return Err(EngineError::NotYet("--init with an external runtime".into()));
+    }
+    // The root is mounted in a namespace of the supervisor, from which nothing propagates to the host.
+    let shared =
+        |mount: &&Mount| mount.options.iter().any(|option| matches!(option.as_str(), "shared" | "rshared"));
+    // The donor's mount is of another namespace, where only our own runtime reaches it.
+    let donors = |mount: &&Mount| {
+        let source = mount.source.as_deref().unwrap_or_default();
+        source.starts_with("/proc/") && source.ends_with("/root/dev/shm")
+    };
+    if spec.mounts.iter().any(|mount| donors(&mount)) {
+        return Err(EngineError::NotYet("--ipc container:X with an external runtime".into()));
+    }
+    match spec.mounts.iter().find(shared) {
+        None => Ok(()),
+        Some(mount) => Err(EngineError::NotYet(format!(
+            "shared propagation of {} with an external runtime",
+            mount.destination
+        ))),
+    }
 }
 
 /// The capabilities of the first process, as `CAP_...` names.
@@ -158,15 +183,14 @@ fn selinux(spec: &ContainerSpec) -> Result<Option<String>, EngineError> {
     }
 }
 
+fn not_running(kind: &str, id: &str) -> EngineError {
+    EngineError::State(format!("cannot join the {kind} namespace of container {id}: it is not running"))
+}
+
 fn namespaces(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Namespace>, EngineError> {
     use NamespaceKind as K;
     let join = |kind: K, file: &str, id: &str| {
-        let pid = facts.pids.get(id).ok_or_else(|| {
-            EngineError::State(format!(
-                "cannot join the {} namespace of container {id}: it is not running",
-                kind.as_str()
-            ))
-        })?;
+        let pid = facts.pids.get(id).ok_or_else(|| not_running(kind.as_str(), id))?;
         Ok::<_, EngineError>(Namespace::join(kind, format!("/proc/{pid}/ns/{file}")))
     };
     let mut list = vec![Namespace::new(K::Mount)];
@@ -212,7 +236,7 @@ fn mount(kind: &str, target: &str, options: &[&str]) -> Mount {
     }
 }
 
-fn mounts(spec: &ContainerSpec, files: &EtcFiles) -> Result<Vec<Mount>, EngineError> {
+fn mounts(spec: &ContainerSpec, files: &EtcFiles, facts: &Facts) -> Result<Vec<Mount>, EngineError> {
     let privileged = spec.security.privileged;
     let mut list = Vec::new();
     let given = |path: &str| spec.mounts.iter().any(|mount| mount.target == path);
@@ -239,10 +263,10 @@ fn mounts(spec: &ContainerSpec, files: &EtcFiles) -> Result<Vec<Mount>, EngineEr
             let size = format!("size={}", spec.shm_size);
             list.push(mount("tmpfs", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
         }
-        IpcMode::Container(_) => {
-            return Err(EngineError::NotYet(
-                "sharing another container's /dev/shm (--ipc container:...)".into(),
-            ));
+        IpcMode::Container(id) => {
+            let pid = facts.pids.get(id.as_str()).ok_or_else(|| not_running("ipc", id.as_str()))?;
+            let shared = format!("/proc/{pid}/root/dev/shm");
+            list.push(bind("/dev/shm", Path::new(&shared), &["rbind", "rprivate"]));
         }
         IpcMode::Private | IpcMode::Shareable => {}
     }
@@ -322,7 +346,6 @@ fn devices(spec: &ContainerSpec) -> Result<(Vec<Device>, Vec<DeviceRule>), Engin
     let mut nodes = Vec::new();
     if spec.security.privileged {
         collect(Path::new("/dev"), "/dev", &mut nodes)?;
-        nodes.retain(|node| !node.path.starts_with("/dev/pts/") && !node.path.starts_with("/dev/shm/"));
         return Ok((nodes, vec![rule(true, "a", None, None, "rwm")]));
     }
     let mut rules = vec![rule(false, "a", None, None, "rwm")];
@@ -360,7 +383,7 @@ fn collect(host: &Path, target: &str, into: &mut Vec<Device>) -> Result<(), Engi
             let kind = entry.file_type().map_err(EngineError::io("look at", entry.path()))?;
             let skip = matches!(
                 entry.file_name().to_str(),
-                Some("pts" | "shm" | "fd" | "mqueue" | "console") | None
+                Some("pts" | "ptmx" | "shm" | "fd" | "mqueue" | "console") | None
             );
             if !skip && (kind.is_dir() || kind.is_char_device() || kind.is_block_device()) {
                 let below =
@@ -583,6 +606,15 @@ mod tests {
         let other = havre_base::ContainerId::random();
         let spec = ContainerSpec { network: NetworkMode::Container(other), ..ContainerSpec::default() };
         assert!(plan(&spec).unwrap_err().to_string().contains("not running"));
+    }
+
+    #[test]
+    fn what_an_external_runtime_cannot_do_is_refused() {
+        let mut spec = plan(&ContainerSpec::default()).unwrap();
+        assert!(check_external(&spec, false).is_ok());
+        assert!(check_external(&spec, true).is_err());
+        spec.mounts.push(bind("/m", Path::new("/x"), &["rbind", "rshared"]));
+        assert!(check_external(&spec, false).unwrap_err().to_string().contains("/m"));
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub struct Changing {
     pub restart_count: u32,
     /// A user stopped it; the policy `unless-stopped` respects that.
     pub stopped_by_user: bool,
+    /// The kernel killed one of its processes for memory in the last run.
+    #[serde(default)]
+    pub oom_killed: bool,
     /// Why it could not be started, and the exit code that stands for it.
     pub start_error: Option<(String, i32)>,
 }

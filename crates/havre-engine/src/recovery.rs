@@ -120,6 +120,7 @@ fn note_running(now: &mut Changing, status: &Status) {
     if now.started_at.is_none_or(|at| at <= status.started_at) || now.state.is_alive() {
         let paused = matches!(now.state, State::Paused { .. });
         now.started_at = Some(status.started_at);
+        now.oom_killed = status.oom_kills > 0;
         now.start_error = None;
         let (pid, since) = (status.pid, status.started_at);
         now.state = if paused { State::Paused { pid, since } } else { State::Running { pid, since } };

@@ -10,7 +10,9 @@ use std::path::{Component, Path};
 
 use havre_oci::runtime::{IdMapping, Mount};
 use havre_sys::mount::{MountAttr, Propagation, attr, mount_setattr};
+use havre_sys::process::Namespaces;
 use rustix::mount::OpenTreeFlags;
+use rustix::process::Pid;
 
 use crate::error::{RuntimeError, Step};
 use crate::path::is_folder;
@@ -226,8 +228,8 @@ pub(crate) fn prepare<'a>(
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = rustix::mount::open_tree(rustix::fs::CWD, source, flags)
-        .step_with(|| format!("open the source {source} of {}", field()))?;
+    let tree =
+        clone_source(source, flags).step_with(|| format!("open the source {source} of {}", field()))?;
     if clean == "/proc" && !crate::path::is_on(&tree, crate::path::PROC_MAGIC).unwrap_or(false) {
         return Err(RuntimeError::invalid(field(), "only proc can be mounted there"));
     }
@@ -251,9 +253,54 @@ pub(crate) fn prepare<'a>(
     Ok(Prepared { spec: mount, options, tree: Some((tree, folder)) })
 }
 
+/// Clones the mount at `source`. A path below `/proc/PID/root` belongs to that process's mount namespace,
+/// where the kernel lets us clone it only from inside.
+fn clone_source(source: &str, flags: OpenTreeFlags) -> io::Result<OwnedFd> {
+    match rustix::mount::open_tree(rustix::fs::CWD, source, flags) {
+        Err(rustix::io::Errno::INVAL) => match of_process(source) {
+            Some((pid, path)) => clone_in_namespace(pid, path, flags),
+            None => Err(rustix::io::Errno::INVAL.into()),
+        },
+        other => Ok(other?),
+    }
+}
+
+/// `/proc/PID/root/PATH` as process and path.
+fn of_process(source: &str) -> Option<(Pid, &str)> {
+    let (pid, path) = source.strip_prefix("/proc/")?.split_once("/root/")?;
+    Some((Pid::from_raw(pid.parse().ok()?)?, path))
+}
+
+/// Steps into the namespace, takes the mount, steps back. The caller has one thread.
+fn clone_in_namespace(pid: Pid, path: &str, flags: OpenTreeFlags) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
+    let own = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let theirs = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    havre_sys::process::setns(&theirs, Namespaces::MOUNT)?;
+    let take = || -> io::Result<OwnedFd> {
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let open = OFlags::PATH | OFlags::CLOEXEC;
+        let place = rustix::fs::openat2(&root, path, open, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        Ok(rustix::mount::open_tree(&place, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?)
+    };
+    let taken = take();
+    // If the way back fails, this process is of no use any more: the error ends the launch.
+    havre_sys::process::setns(&own, Namespaces::MOUNT)?;
+    taken
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_below_a_process_s_root_names_the_process() {
+        let pid = Pid::from_raw(7).unwrap();
+        assert_eq!(of_process("/proc/7/root/dev/shm"), Some((pid, "dev/shm")));
+        for other in ["/proc/self/root/x", "/proc/7/fd/3", "/dev/shm", "/proc/0/root/x"] {
+            assert_eq!(of_process(other), None, "{other}");
+        }
+    }
 
     fn parse(kind: &str, options: &[&str]) -> Result<Options, RuntimeError> {
         Options::parse(&Mount {

@@ -139,7 +139,7 @@ fn state(view: &View) -> State {
         running: life.is_alive() || matches!(life, Life::Restarting(_)),
         paused: matches!(life, Life::Paused { .. }),
         restarting: matches!(life, Life::Restarting(_)),
-        oom_killed: life.exit().is_some_and(|exit| exit.oom_killed),
+        oom_killed: now.oom_killed || life.exit().is_some_and(|exit| exit.oom_killed),
         dead: false,
         pid: i64::from(life.pid().unwrap_or(0)),
         exit_code: i64::from(view.exit_code()),

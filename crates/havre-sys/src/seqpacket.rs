@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::net::{
@@ -27,11 +27,26 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
+/// An address holds 107 bytes of path: a longer path goes through a descriptor of its folder, which must stay
+/// open until the address was used.
+fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+    match (SocketAddrUnix::new(path), path.parent(), path.file_name()) {
+        (Err(rustix::io::Errno::NAMETOOLONG), Some(parent), Some(name)) => {
+            use rustix::fs::{Mode, OFlags};
+            let folder = rustix::fs::open(parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+            Ok((SocketAddrUnix::new(short)?, Some(folder)))
+        }
+        (address, _, _) => Ok((address?, None)),
+    }
+}
+
 /// A socket that listens at `path`, which must not exist.
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let (address, _folder) = address(path)?;
+    rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, 16)?;
     Ok(socket)
 }
@@ -45,7 +60,8 @@ pub fn accept(socket: impl AsFd) -> io::Result<OwnedFd> {
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let (address, _folder) = address(path)?;
+    rustix::net::connect(&socket, &address)?;
     Ok(socket)
 }
 
@@ -120,6 +136,19 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::*;
+
+    #[test]
+    fn a_path_longer_than_an_address_works() {
+        let base = std::env::temp_dir().join(format!("havre-seqpacket-{}", std::process::id()));
+        let folder = base.join("x".repeat(120));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("socket");
+        let listener = listen(&path).unwrap();
+        let client = connect(&path).unwrap();
+        send(&client, b"far", &[]).unwrap();
+        assert_eq!(recv(accept(&listener).unwrap()).unwrap().unwrap().0, b"far");
+        std::fs::remove_dir_all(&base).unwrap();
+    }
 
     #[test]
     fn messages_keep_their_bounds_and_their_descriptors() {

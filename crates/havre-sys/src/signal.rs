@@ -105,9 +105,24 @@ fn wait_set(set: &libc::sigset_t) -> io::Result<i32> {
 pub fn reset_all() -> io::Result<()> {
     for number in 1..=64 {
         // SAFETY: SIG_DFL installs no handler, so no code of ours can run from a signal. Numbers that
-        // cannot be changed (KILL, STOP, the C library's two) are refused, which is what we want.
+        // cannot be changed (KILL, STOP) are refused, which is what we want.
         unsafe {
             libc::signal(number, libc::SIG_DFL);
+        }
+    }
+    // The C library keeps two signals to itself and leaves them ignored in what posix_spawn made.
+    for number in [32_i32, 33] {
+        // The kernel's structure has at most four words; all zero is the default disposition.
+        let action = [0_u64; 4];
+        // SAFETY: the kernel reads the structure and writes nothing; eight is the size of its signal set.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                action.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8_usize,
+            );
         }
     }
     let set = set_of(&[]);

@@ -57,7 +57,9 @@ fn story(style: &Style) -> String {
     .ok();
     writeln!(out, "havre binary itself. The engine made container {id} and started this program in it.\n")
         .ok();
-    if let Some(steps) = std::env::var("HAVRE_TRACE").ok().and_then(|trace| timings(&trace, style)) {
+    // The engine's and the supervisor's steps, then the runtime's.
+    let traces = ["HAVRE_TRACE_ENGINE", "HAVRE_TRACE"].map(|name| std::env::var(name).unwrap_or_default());
+    if let Some(steps) = timings(&traces.join(","), style) {
         writeln!(out, "{}", style.heading("How long each step took")).ok();
         writeln!(out, "{steps}").ok();
     }

@@ -17,7 +17,7 @@ enum Role {
     Shim,
     /// Process 1 of a container with `--init`, under the name `havre-init`.
     Init(Vec<OsString>),
-    /// An OCI runtime's command line.
+    /// An OCI runtime's command line; also under the name `havre-oci`.
     Oci(Vec<OsString>),
     /// The program of the embedded image.
     Hello,
@@ -31,6 +31,8 @@ impl Role {
             "docker" => return Self::Cli(args),
             "dockerd" => return Self::Daemon(args.split_off(1), true),
             "hello" => return Self::Hello,
+            // Engines want a runtime to be one program.
+            "havre-oci" => return Self::Oci(args.split_off(1)),
             havre_runtime::init::NAME => return Self::Init(args.split_off(1)),
             _ => {}
         }
@@ -82,6 +84,7 @@ mod tests {
         assert_eq!(role("/hello"), Role::Hello);
         assert_eq!(role("/proc/self/exe daemon -D"), Role::Daemon(words("-D"), false));
         assert_eq!(role("havre oci state x"), Role::Oci(words("state x")));
+        assert_eq!(role("/opt/havre-oci state x"), Role::Oci(words("state x")));
         assert_eq!(role("havre shim"), Role::Shim);
         assert_eq!(role("havre run hello"), Role::Cli(words("havre run hello")));
         assert_eq!(role("havre"), Role::Cli(words("havre")));

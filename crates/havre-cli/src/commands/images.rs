@@ -255,6 +255,9 @@ fn tag(app: &App, args: &Args) -> Result<u8, Failure> {
 }
 
 fn history(app: &App, args: &Args) -> Result<u8, Failure> {
+    if args.given("platform") {
+        return Err(Failure::plain("not yet supported: --platform"));
+    }
     let (full, human) = (args.on("no-trunc"), args.on_by_default("human"));
     let source = match args.text("format") {
         "" | "table" if args.on("quiet") => "{{.ID}}",

@@ -26,6 +26,10 @@ pub(crate) fn creation(args: &Args, detached: bool, size: Option<(u16, u16)>) ->
             return Err(format!("not yet supported: --{flag}"));
         }
     }
+    // Without the flag nothing is verified either; only its denial asks for something.
+    if args.given("disable-content-trust") && !args.on("disable-content-trust") {
+        return Err("not yet supported: --disable-content-trust=false".into());
+    }
     let host = host_config(args, size)?;
     let config = config(args, detached, host.port_bindings.iter().flat_map(|map| map.keys()))?;
     let networking = networking(args, &host.network_mode)?;
@@ -533,6 +537,7 @@ mod tests {
             (&["-v", ":::", "i"], "invalid spec: :::: empty section between colons"),
             (&["-p", "abc", "i"], "invalid containerPort: abc"),
             (&["--gpus", "all", "i"], "not yet supported: --gpus"),
+            (&["--disable-content-trust=false", "i"], "not yet supported: --disable-content-trust=false"),
         ] {
             let got = request(line).err().unwrap_or_default();
             assert_eq!(got.lines().next().unwrap_or_default(), message, "{line:?}");

@@ -367,6 +367,17 @@ impl Cgroup {
         }
     }
 
+    /// Reads what [`Cgroup::oom_watch`] returned empty, and how many shortages it counted: on v1 the kernel
+    /// tells of a shortage before it kills and counts; on v2 the count is there first, so that it is enough.
+    pub fn oom_notices(&self, watch: &OwnedFd) -> u64 {
+        let mut buffer = [0; 4096];
+        let read = rustix::io::read(watch, &mut buffer).unwrap_or(0);
+        match (self.layout.version, buffer.first_chunk()) {
+            (Version::V1, Some(count)) if read == count.len() => u64::from_ne_bytes(*count),
+            _ => 0,
+        }
+    }
+
     /// A file of the group, for statistics: `controller` chooses the hierarchy on v1.
     pub fn read(&self, controller: &str, file: &str) -> io::Result<String> {
         let hierarchy = self.layout.hierarchy(controller).ok_or(io::ErrorKind::NotFound)?;

@@ -12,6 +12,7 @@
 
 mod client;
 mod detach;
+mod external;
 pub mod protocol;
 mod reactor;
 mod state;

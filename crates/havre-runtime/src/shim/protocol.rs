@@ -45,8 +45,9 @@ pub struct ShimConfig {
     pub run_dir: PathBuf,
     /// Run our own reaper as process 1.
     pub init: bool,
-    /// Tell the payload what each step took (`HAVRE_TRACE`).
-    pub trace: bool,
+    /// Tell the payload what each step took: the daemon's steps, in nanoseconds, in `HAVRE_TRACE_ENGINE`, the
+    /// runtime's in `HAVRE_TRACE`.
+    pub trace: Option<Vec<(String, u64)>>,
     /// Terminal rows and columns at start; zero leaves the kernel's.
     pub console: (u16, u16),
     /// An external OCI runtime to use instead of our own.
@@ -54,7 +55,7 @@ pub struct ShimConfig {
 }
 
 /// An OCI runtime that is started as a program.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExternalRuntime {
     /// Path of the program.
     pub path: PathBuf,

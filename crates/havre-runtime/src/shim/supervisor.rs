@@ -11,6 +11,7 @@ use havre_sys::seqpacket;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
+use super::external::External;
 use super::protocol::{
     Answer, Ask, AttachSpec, Event, ExecConfig, Exit, Failure, FailureKind, Hello, MAX_MESSAGE, Packet,
     Reply, Request, RootConfig, SOCKET, ShimConfig, Status, Target, VERSION,
@@ -113,10 +114,15 @@ const INIT: u32 = 0;
 struct Supervisor {
     reactor: Reactor,
     config: ShimConfig,
+    /// Another runtime than ours.
+    external: Option<External>,
     cgroup: Cgroup,
     listener: OwnedFd,
     signals: OwnedFd,
     oom: Option<OwnedFd>,
+    /// Shortages of memory the kernel told of, and those the daemon was told of.
+    oom_notices: u64,
+    oom_told: u64,
     daemons: BTreeMap<u32, OwnedFd>,
     next_daemon: u32,
     children: BTreeMap<u32, Child>,
@@ -156,7 +162,7 @@ pub(super) fn run() -> Result<(), ShimError> {
     }
 }
 
-fn open_null() -> io::Result<OwnedFd> {
+pub(super) fn open_null() -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -240,7 +246,7 @@ fn send(daemon: BorrowedFd<'_>, packet: &Packet) {
     }
 }
 
-fn failure(error: &RuntimeError) -> Failure {
+pub(super) fn failure(error: &RuntimeError) -> Failure {
     let kind = match error {
         RuntimeError::CommandNotFound(_) => FailureKind::NotFound,
         RuntimeError::NotExecutable(_) => FailureKind::NotExecutable,
@@ -290,7 +296,7 @@ fn with_terminal(mut ends: Ends, terminal: Option<OwnedFd>) -> io::Result<Ends> 
 
 impl Supervisor {
     fn start(
-        config: ShimConfig,
+        mut config: ShimConfig,
         filter: Option<Vec<u8>>,
         clients: Vec<(AttachSpec, OwnedFd)>,
         listener: OwnedFd,
@@ -312,11 +318,26 @@ impl Supervisor {
         };
         let cgroup = Cgroup::create(&config.cgroup, &resources).map_err(|error| failure(&error))?;
         let cgroup_made = began.elapsed();
+        if let (Some(steps), Some(process)) = (&config.trace, &mut config.spec.process) {
+            let mut text = String::from("HAVRE_TRACE_ENGINE=");
+            for (name, nanos) in steps {
+                text.push_str(&format!("{name}={nanos},"));
+            }
+            text.push_str(&format!("limits={}", nanos(cgroup_made)));
+            process.env.push(text);
+        }
         let warnings = cgroup.warnings().to_vec();
         let oom = cgroup.oom_watch();
         let terminal = config.spec.process.as_ref().is_some_and(|process| process.terminal);
-        let launched = launch_init(&config, filter.as_deref(), &cgroup, terminal);
-        let (launched, ends) = match launched {
+        let external = config.runtime.as_ref().map(|runtime| External::new(runtime, &config)).transpose();
+        let launched = external.and_then(|external| {
+            let (launched, ends) = match &external {
+                Some(external) => launch_external(&config, external, terminal),
+                None => launch_init(&config, filter.as_deref(), &cgroup, terminal),
+            }?;
+            Ok((external, launched, ends))
+        });
+        let (external, launched, ends) = match launched {
             Ok(launched) => launched,
             Err(failure) => {
                 cgroup.kill().unwrap_or(());
@@ -354,6 +375,9 @@ impl Supervisor {
             Ok(begun) => begun,
             Err(error) => {
                 cgroup.kill().unwrap_or(());
+                if let Some(external) = &external {
+                    external.delete();
+                }
                 remove_cgroup(&cgroup);
                 return Err(internal("cannot mind the container")(error));
             }
@@ -363,10 +387,13 @@ impl Supervisor {
         Ok(Self {
             reactor,
             config,
+            external,
             cgroup,
             listener,
             signals,
             oom,
+            oom_notices: 0,
+            oom_told: 0,
             daemons: BTreeMap::new(),
             next_daemon: 0,
             children: BTreeMap::from([(INIT, init)]),
@@ -481,16 +508,21 @@ impl Supervisor {
         if let Err(error) = state::write(&self.config.run_dir, &self.status) {
             say(&format!("cannot record the exit: {error}"));
         }
+        // Before the daemon hears of the exit: it removes the run folder then.
+        if let Some(external) = &self.external {
+            external.delete();
+        }
         self.tell(Event::Exited(exit));
     }
 
     fn note_oom(&mut self) {
         if let Some(oom) = &self.oom {
-            rustix::io::read(oom, &mut [0; 256]).map(drop).unwrap_or(());
+            self.oom_notices += self.cgroup.oom_notices(oom);
         }
-        let kills = self.cgroup.oom_kills();
-        if kills > self.status.oom_kills {
-            self.status.oom_kills = kills;
+        self.status.oom_kills = self.cgroup.oom_kills();
+        let shortages = self.oom_notices.max(self.status.oom_kills);
+        if shortages > self.oom_told {
+            self.oom_told = shortages;
             self.tell(Event::Oom);
         }
     }
@@ -566,18 +598,23 @@ impl Supervisor {
         let init = self.children.get(&INIT).filter(|child| !child.ended).ok_or_else(gone)?;
         let (stdio, ends) = make_stdio(exec.process.terminal, exec.open_stdin, exec.console)
             .map_err(internal("cannot make the streams"))?;
-        let target = ExecTarget {
-            pid: Pid::from_raw(init.pid).ok_or_else(gone)?,
-            pidfd: init.pidfd.as_fd(),
-            spec: &self.config.spec,
-            cgroup: Some(&self.cgroup),
-            user: Some(&exec.user),
-            additional_groups: &exec.additional_groups,
-            seccomp_filter: filter.as_deref(),
-            trace: false,
-            preserve_fds: 0,
+        let launched = match &self.external {
+            Some(external) => external.exec(&self.config.spec, init.pid, &exec, stdio)?,
+            None => {
+                let target = ExecTarget {
+                    pid: Pid::from_raw(init.pid).ok_or_else(gone)?,
+                    pidfd: init.pidfd.as_fd(),
+                    spec: &self.config.spec,
+                    cgroup: Some(&self.cgroup),
+                    user: Some(&exec.user),
+                    additional_groups: &exec.additional_groups,
+                    seccomp_filter: filter.as_deref(),
+                    trace: false,
+                    preserve_fds: 0,
+                };
+                crate::exec(&target, &exec.process, stdio).map_err(|error| failure(&error))?
+            }
         };
-        let launched = crate::exec(&target, &exec.process, stdio).map_err(|error| failure(&error))?;
         let number = self.next_child;
         self.next_child += 1;
         let pid = launched.pid.as_raw_nonzero().get();
@@ -635,6 +672,18 @@ fn remove_cgroup(cgroup: &Cgroup) {
     }
 }
 
+fn launch_external(
+    config: &ShimConfig,
+    external: &External,
+    terminal: bool,
+) -> Result<(Launched, Ends), Failure> {
+    let (stdio, ends) = make_stdio(terminal, config.open_stdin, config.console)
+        .map_err(internal("cannot make the streams"))?;
+    let mut launched = external.launch(config, stdio)?;
+    let ends = with_terminal(ends, launched.terminal.take()).map_err(internal("cannot keep the terminal"))?;
+    Ok((launched, ends))
+}
+
 fn launch_init(
     config: &ShimConfig,
     filter: Option<&[u8]>,
@@ -671,7 +720,7 @@ fn launch_init(
         cgroup: Some(cgroup),
         gate: None,
         init,
-        trace: config.trace,
+        trace: config.trace.is_some(),
         user: Some(&config.user),
         additional_groups: &config.additional_groups,
         seccomp_filter: filter,

@@ -62,6 +62,42 @@ pub(crate) fn parse_bytes(what: &str, text: &str) -> Result<u64, Refusal> {
         .ok_or_else(invalid)
 }
 
+/// The ends of the ranges of a list such as `0-2,5`.
+fn ranges(list: &str) -> Option<Vec<(u32, u32)>> {
+    let number = |text: &str| text.trim().parse().ok();
+    list.trim()
+        .split(',')
+        .map(|part| match part.split_once('-') {
+            Some((first, last)) => {
+                Some((number(first)?, number(last)?)).filter(|(first, last)| first <= last)
+            }
+            None => number(part).map(|one| (one, one)),
+        })
+        .collect()
+}
+
+/// Processors and memory nodes can only be asked for if the machine has them.
+fn check_list(what: &str, kind: &str, asked: &str) -> Result<(), Refusal> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let Some(wanted) = ranges(asked) else {
+        let name = if kind == "cpu" { "cpus" } else { "mems" };
+        return Err(Refusal::invalid(format!("Invalid value {asked} for cpuset {name}")));
+    };
+    let online = std::fs::read_to_string(format!("/sys/devices/system/{kind}/online")).unwrap_or_default();
+    // A kernel without memory nodes has the one.
+    let online = if online.trim().is_empty() { "0" } else { online.trim() };
+    let have = ranges(online).unwrap_or_default();
+    let there = |(first, last): &(u32, u32)| have.iter().any(|(from, to)| from <= first && last <= to);
+    if wanted.iter().all(there) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(format!(
+        "Requested {what} are not available - requested {asked}, available: {online}"
+    )))
+}
+
 /// Limits, checked as Docker checks them.
 pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
     let bad = |text: &str| Err(Refusal::invalid(text));
@@ -113,6 +149,8 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
             host.cpu_shares
         )));
     }
+    check_list("CPUs", "cpu", &host.cpuset_cpus)?;
+    check_list("memory nodes", "node", &host.cpuset_mems)?;
     if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
         return bad("Range of blkio weight is from 10 to 1000");
     }

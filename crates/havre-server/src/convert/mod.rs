@@ -11,7 +11,7 @@ use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
 use havre_base::{ContainerName, ErrorKind};
 use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, NetworkMode, RestartPolicy, Sharing};
-use havre_engine::{Containers, CreateRequest as Wanted};
+use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
 
 use crate::error::Refusal;
 
@@ -90,6 +90,7 @@ pub(crate) fn create(
         size => size,
     };
     host.shm_size = shm;
+    host.runtime = containers.runtime(&host.runtime)?;
     let spec = ContainerSpec {
         image: config.image.clone(),
         entrypoint: config.entrypoint.clone(),
@@ -110,7 +111,7 @@ pub(crate) fn create(
         network,
         pid: sharing(&host.pid_mode, "PID")?,
         ipc,
-        uts_host: host_or_own(&host.uts_mode, "UTS")?,
+        uts_host: uts_host(&config, host_or_own(&host.uts_mode, "UTS")?)?,
         cgroupns_host: match host.cgroupns_mode.as_str() {
             "" => host.privileged && !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             mode => host_or_own(mode, "cgroup namespace")?,
@@ -130,7 +131,7 @@ pub(crate) fn create(
         dns_options: host.dns_options.clone().unwrap_or_default(),
         init: host.init,
         oom_score_adj: oom_score(&host)?,
-        runtime: (!matches!(host.runtime.as_str(), "" | "havre")).then(|| host.runtime.clone()),
+        runtime: (host.runtime != OWN_RUNTIME).then(|| host.runtime.clone()),
         log: log(&host)?,
         cgroup_parent: (!host.cgroup_parent.is_empty()).then(|| host.cgroup_parent.clone()),
         console: console(host.console_size),
@@ -154,7 +155,6 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
     fill(&mut host.ipc_mode, "private");
     fill(&mut host.cgroupns_mode, if spec.cgroupns_host { "host" } else { "private" });
     fill(&mut host.network_mode, "default");
-    fill(&mut host.runtime, "havre");
     let (masked, readonly) = havre_engine::protected_paths(spec);
     host.masked_paths = Some(masked);
     host.readonly_paths = Some(readonly);
@@ -236,7 +236,6 @@ fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> 
         (host.kernel_memory != 0, "HostConfig.KernelMemory (the kernel dropped it)"),
         (host.kernel_memory_tcp != 0, "HostConfig.KernelMemoryTCP"),
         (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns other than host"),
-        (!matches!(host.runtime.as_str(), "" | "havre"), "external runtimes (--runtime)"),
     ];
     if let Some((_, what)) = waits.iter().find(|(asked, _)| *asked) {
         return Err(Refusal::not_yet(what));
@@ -252,6 +251,13 @@ fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> 
         ));
     }
     Ok(())
+}
+
+fn uts_host(config: &Config, shared: bool) -> Result<bool, Refusal> {
+    if shared && !config.hostname.is_empty() {
+        return Err(Refusal::invalid("conflicting options: hostname and the UTS mode"));
+    }
+    Ok(shared)
 }
 
 fn network(

@@ -10,7 +10,7 @@ use havre_api::system::{
 };
 use havre_api::{ApiVersion, Filters};
 use havre_base::{Clock as _, SystemClock};
-use havre_engine::Happening;
+use havre_engine::{Happening, OWN_RUNTIME, Settings};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
 use tokio::sync::broadcast::error::RecvError;
@@ -152,8 +152,8 @@ pub(crate) fn info(server: &Server) -> Handled {
         labels: info.labels.clone(),
         experimental_build: info.experimental,
         server_version: info.version.clone(),
-        runtimes: BTreeMap::from([("havre".to_owned(), Runtime::default())]),
-        default_runtime: "havre".into(),
+        runtimes: runtimes(&engine.settings),
+        default_runtime: engine.settings.default_runtime.clone(),
         swarm: SwarmInfo { local_node_state: "inactive".into(), ..SwarmInfo::default() },
         live_restore_enabled: true,
         init_binary: "havre".into(),
@@ -161,6 +161,16 @@ pub(crate) fn info(server: &Server) -> Handled {
         security_options: shows::security_options(&engine.settings.seccomp, apparmor),
         ..InfoResponse::default()
     }))
+}
+
+/// Our own runtime, which is no program beside this one, and those of others.
+fn runtimes(settings: &Settings) -> BTreeMap<String, Runtime> {
+    let others = settings.runtimes.iter().map(|(name, runtime)| {
+        let args = (!runtime.args.is_empty()).then(|| runtime.args.clone());
+        let path = runtime.path.to_string_lossy().into_owned();
+        (name.clone(), Runtime { path, runtime_args: args, ..Runtime::default() })
+    });
+    others.chain([(OWN_RUNTIME.to_owned(), Runtime::default())]).collect()
 }
 
 /// Docker's wire form; the first fields are for clients older than the typed ones.
@@ -207,6 +217,8 @@ pub(crate) fn events(server: &Server, call: &Call) -> Handled {
     }
     let since = moment(&call.query, "since")?;
     let until = moment(&call.query, "until")?;
+    // Zero is a time too: the remembered past is asked for by naming any.
+    let replay = until.is_some() || call.query.get("since").is_some_and(|text| !text.is_empty());
     let (past, mut future) = server.engine.events.subscribe();
     let (sink, answer) = body::stream("application/json");
     tokio::spawn(async move {
@@ -216,7 +228,7 @@ pub(crate) fn events(server: &Server, call: &Call) -> Handled {
                 && passes(&filters, event)
         };
         let piece = |event: &Happening| Bytes::from(body::go_json(&message(event)));
-        if since.is_some() || until.is_some() {
+        if replay {
             for event in past.iter().filter(|event| wanted(event)) {
                 if sink.send(piece(event)).await.is_err() {
                     return;

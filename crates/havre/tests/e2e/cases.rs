@@ -37,7 +37,7 @@ pub(crate) const ALL: &[Test] = &[
 ];
 
 /// Runs a detached container under a unique name.
-fn detached(client: &Client, name: &str, flags: &[&str], command: &[&str]) -> String {
+pub(crate) fn detached(client: &Client, name: &str, flags: &[&str], command: &[&str]) -> String {
     let name = client.unique(name);
     client.run(&["rm", "-f", &name]);
     let start = ["run", "-d", "--label", "e2e", "--network", "none", "--name", &name];
@@ -46,11 +46,11 @@ fn detached(client: &Client, name: &str, flags: &[&str], command: &[&str]) -> St
     name
 }
 
-fn remove(client: &Client, name: &str) {
+pub(crate) fn remove(client: &Client, name: &str) {
     client.run(&["rm", "-f", name]).exits(0);
 }
 
-fn field(client: &Client, name: &str, template: &str) -> String {
+pub(crate) fn field(client: &Client, name: &str, template: &str) -> String {
     client.run(&["inspect", "-f", template, name]).exits(0)
 }
 

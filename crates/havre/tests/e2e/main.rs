@@ -1,5 +1,5 @@
 //! End to end: one private daemon, and the same expectations through `havre` and through the official
-//! `docker` client.
+//! `docker` client; what is the engine's alone runs once.
 //!
 //! Not the standard harness, because every test runs once for each client and the daemon must be ended
 //! afterwards. Arguments are substrings of test names. What cannot run says `SKIP` and why.
@@ -13,7 +13,13 @@
     reason = "a test binary without the standard harness"
 )]
 
+mod api;
 mod cases;
+mod confinement;
+mod debian;
+mod external;
+mod hostile;
+mod limits;
 mod terminal;
 mod world;
 
@@ -26,10 +32,20 @@ use world::{Client, World};
 /// A test by name.
 type Test = (&'static str, fn(&World, &Client));
 
+/// What every client is held to.
+fn through_every_client() -> impl Iterator<Item = &'static Test> {
+    cases::ALL.iter().chain(external::ALL).chain(debian::ALL)
+}
+
+/// What is the engine's alone, so that one client is enough.
+fn through_one_client() -> impl Iterator<Item = &'static Test> {
+    limits::ALL.iter().chain(confinement::ALL).chain(hostile::ALL)
+}
+
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     if std::env::args().any(|arg| arg == "--list") {
-        for (name, _) in cases::ALL {
+        for (name, _) in through_every_client().chain(through_one_client()) {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -43,8 +59,10 @@ fn main() -> ExitCode {
     };
     let mut failed = Vec::new();
     let mut passed = 0;
-    for client in world.clients() {
-        for (name, test) in cases::ALL {
+    for (index, client) in world.clients().iter().enumerate() {
+        let alone: &mut dyn Iterator<Item = &Test> =
+            if index == 0 { &mut through_one_client() } else { &mut std::iter::empty() };
+        for (name, test) in through_every_client().chain(alone) {
             let name = format!("{} {name}", client.name);
             if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
                 continue;

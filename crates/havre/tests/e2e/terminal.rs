@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -13,6 +14,9 @@ use crate::world::Client;
 
 /// How long a terminal may stay silent before a test fails.
 const PATIENCE: i64 = 20;
+
+/// How long a program may take to end.
+const END: Duration = Duration::from_secs(30);
 
 /// A program and the master of its terminal.
 pub(crate) struct Terminal {
@@ -65,7 +69,9 @@ impl Terminal {
     /// Waits for the end; the terminal must be as it was. Returns the exit code.
     #[track_caller]
     pub(crate) fn end(mut self) -> i32 {
+        let start = Instant::now();
         let code = loop {
+            assert!(start.elapsed() < END, "no end, but: {:?}", self.seen);
             match self.child.try_wait().expect("the child can be waited for") {
                 Some(status) => break status.code().unwrap_or(-1),
                 None => {

@@ -3,17 +3,23 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
 /// The official client, where it is installed.
 const DOCKER: &str = "/usr/local/bin/docker";
 
+/// The name of our own runtime as a program like others', and the runtime by that name.
+pub(crate) const OCI: &str = "havre-oci";
+
 /// A daemon of our own and the ways to talk to it.
 pub(crate) struct World {
     folder: TempDir,
     daemon: Option<Child>,
     clients: Vec<Client>,
+    probe: OnceLock<Option<PathBuf>>,
+    debian: OnceLock<bool>,
 }
 
 /// One command line client.
@@ -68,7 +74,8 @@ impl World {
         } else {
             println!("SKIP through docker: {DOCKER} is not installed");
         }
-        let world = Self { folder, daemon, clients };
+        let (probe, debian) = (OnceLock::new(), OnceLock::new());
+        let world = Self { folder, daemon, clients, probe, debian };
         let archive = havre_testkit::busybox_archive(world.folder()).map_err(|error| format!("{error:#}"))?;
         world.clients[0].run(&["load", "-q", "-i", &archive.to_string_lossy()]).exits(0);
         world.clients[0].run(&["tag", "busybox", "e2e/busybox"]).exits(0);
@@ -79,9 +86,58 @@ impl World {
         &self.clients
     }
 
+    /// Ends the private daemon as a crash would.
+    pub(crate) fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("a private daemon");
+        daemon.kill().expect("it can be killed");
+        daemon.wait().expect("it ends");
+    }
+
+    /// Starts the private daemon again.
+    pub(crate) fn start_daemon(&mut self) {
+        let (daemon, _) = start_daemon(&self.clients[0].program, self.folder.path()).expect("it starts");
+        self.daemon = Some(daemon);
+    }
+
     /// A folder for files of tests.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The daemon's socket.
+    pub(crate) fn socket(&self) -> &str {
+        self.clients[0].host.trim_start_matches("unix://")
+    }
+
+    /// A static program that asks the kernel what shells cannot, if there is a compiler.
+    pub(crate) fn probe(&self) -> Option<&Path> {
+        let made = self.probe.get_or_init(|| {
+            let (source, program) = (self.folder().join("probe.c"), self.folder().join("probe"));
+            std::fs::write(&source, include_str!("probe.c")).ok()?;
+            let status =
+                Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).arg(&source).status();
+            status.is_ok_and(|status| status.success()).then_some(program)
+        });
+        if made.is_none() {
+            println!("SKIP questions to the kernel: no C compiler with a static library");
+        }
+        made.as_deref()
+    }
+
+    /// Loads a real distribution as `debian:test`, or says why not.
+    pub(crate) fn has_debian(&self) -> bool {
+        *self.debian.get_or_init(|| {
+            let archive = match havre_testkit::debian_archive() {
+                Ok(Some(archive)) => archive,
+                Ok(None) => return false,
+                Err(error) => {
+                    println!("SKIP debian: {error:#}");
+                    return false;
+                }
+            };
+            self.clients[0].run(&["load", "-q", "-i", &archive.to_string_lossy()]).exits(0);
+            true
+        })
     }
 
     /// The end of the daemon's log, for a failure's report.
@@ -111,8 +167,15 @@ impl Drop for World {
 fn start_daemon(havre: &Path, folder: &Path) -> Result<(Child, String), String> {
     let host = format!("unix://{}", folder.join("exec/havre.sock").display());
     let log = std::fs::File::create(folder.join("daemon.log")).map_err(|error| error.to_string())?;
+    let oci = folder.join(OCI);
+    match std::os::unix::fs::symlink(havre, &oci) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.to_string()),
+        _ => {}
+    }
     let mut child = Command::new(havre)
         .arg("daemon")
+        .arg("--add-runtime")
+        .arg(format!("{OCI}={}", oci.display()))
         .env("HAVRE_DATA_ROOT", folder.join("data"))
         .env("HAVRE_EXEC_ROOT", folder.join("exec"))
         .env("HAVRE_AUTOSTARTED", "1")
@@ -166,6 +229,19 @@ impl Client {
     pub(crate) fn container(&self, flags: &[&str], command: &[&str]) -> Outcome {
         let start = ["run", "--rm", "--label", "e2e", "--network", "none"];
         self.run(&[&start, flags, &["e2e/busybox"], command].concat())
+    }
+
+    /// Reads a container's log until a line appears.
+    #[track_caller]
+    pub(crate) fn follow_until(&self, name: &str, wanted: &str) {
+        let mut command = self.command(&["logs", "-f", name]);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the client runs");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let found = lines.map_while(Result::ok).any(|line| line == wanted);
+        child.kill().ok();
+        child.wait().ok();
+        assert!(found, "no line {wanted:?} in the log of {name}");
     }
 
     /// Runs a command line with input and returns its bytes.
