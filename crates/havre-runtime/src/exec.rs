@@ -4,6 +4,9 @@
 //! the container is looked at; until its execve nobody in the container may look into it (CVE-2016-9962); it
 //! gets the container's filter.
 //!
+//! A container with CAP_SYS_PTRACE and no user namespace of its own is not held off: the kernel lets that
+//! capability look into any process it can see. It is trusted as far as whoever gave it says.
+//!
 //! The calling process must be single threaded.
 
 use std::convert::Infallible;
