@@ -159,7 +159,8 @@ pub(crate) fn capability_names(spec: &ContainerSpec) -> Result<Vec<String>, Engi
     Ok(set.names())
 }
 
-fn apparmor(spec: &ContainerSpec, facts: &Facts) -> Result<Option<String>, EngineError> {
+/// The AppArmor profile of a container's processes, of execs too: a privileged exec keeps it, as in Docker.
+pub(crate) fn apparmor(spec: &ContainerSpec, facts: &Facts) -> Result<Option<String>, EngineError> {
     match spec.security.apparmor.as_deref() {
         None if facts.apparmor_default && !spec.security.privileged => Ok(Some("docker-default".into())),
         None | Some("unconfined") => Ok(None),
