@@ -1,0 +1,136 @@
+//! Starting: from a wish or a restart policy to a running shim.
+
+use std::sync::Arc;
+
+use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
+use havre_store::db::Batch;
+use tokio::time::Instant;
+
+use super::{ARRIVES_WITHIN, Attachment, Container};
+use crate::EngineError;
+use crate::error_text::exit_code_of;
+use crate::record::STATES;
+use crate::spec::RestartPolicy;
+use crate::state::{Change, State};
+
+impl Container {
+    pub(super) async fn start_by_user(&mut self) -> Result<(), EngineError> {
+        match self.now.state {
+            State::Running { .. } => Err(EngineError::Unchanged(self.fixed.id.clone())),
+            State::Paused { .. } => {
+                Err(EngineError::State("cannot start a paused container, try unpause instead".into()))
+            }
+            State::Removing => {
+                Err(EngineError::State("container is marked for removal and cannot be started".into()))
+            }
+            State::Created | State::Exited(_) | State::Restarting(_) => self.start_fresh().await,
+        }
+    }
+
+    /// A start that a user asked for: counters begin again.
+    pub(super) async fn start_fresh(&mut self) -> Result<(), EngineError> {
+        self.now.restart_count = 0;
+        self.now.stopped_by_user = false;
+        self.last_delay = None;
+        let result = self.start().await;
+        if let Err(error) = &result {
+            self.start_failed(error);
+            if self.fixed.spec.auto_remove {
+                self.remove_now();
+            }
+            return result;
+        }
+        self.remember_wish().await
+    }
+
+    /// Whether a user wants the container to run decides what a restart policy does after a power loss: it
+    /// is durable before the user is answered. Without a policy nothing depends on it.
+    pub(super) async fn remember_wish(&self) -> Result<(), EngineError> {
+        if self.fixed.spec.restart == RestartPolicy::No || self.removed {
+            return Ok(());
+        }
+        self.record().await
+    }
+
+    /// Makes the present state durable.
+    pub(super) async fn record(&self) -> Result<(), EngineError> {
+        self.launcher.commit(Batch::new().put(STATES, self.fixed.id.as_str(), &self.now)).await
+    }
+
+    pub(super) async fn start(&mut self) -> Result<(), EngineError> {
+        self.restart_at = None;
+        self.now.start_error = None;
+        self.await_clean().await;
+        let waiting = self.arrived().await;
+        let launched = self.launcher.launch(&self.fixed, waiting)?;
+        self.shim = Some(launched.child);
+        let mut link = launched.link;
+        let begun = loop {
+            match link.recv().await {
+                Ok(Some(Packet::Event(Event::Started { status, timings, warnings }))) => {
+                    break Ok((status, timings, warnings));
+                }
+                Ok(Some(Packet::Event(Event::StartFailed(failure)))) => {
+                    break Err(EngineError::Start { kind: failure.kind, message: failure.message });
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break Err(EngineError::Shim(self.fixed.id.clone())),
+            }
+        };
+        match begun {
+            Ok((status, timings, warnings)) => {
+                for warning in warnings {
+                    tracing::warn!(container = %self.fixed.id, warning, "limit not applied");
+                }
+                self.link = Some(link);
+                let mut steps = launched.timings;
+                steps.extend(timings);
+                tracing::debug!(container = %self.fixed.id, nanos = ?steps, "started");
+                self.timings = Arc::new(steps);
+                self.started(&status);
+                for (spec, fd) in launched.more_clients {
+                    self.ask_quietly(Ask::Attach { target: Target::Init, spec }, vec![fd]).await;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                drop(link);
+                self.reap_shim();
+                self.launcher.tidy(&self.fixed.id);
+                Err(error)
+            }
+        }
+    }
+
+    /// The clients to attach from the first byte on. One that was announced is waited for: its request was
+    /// answered, so it may count on seeing everything.
+    pub(super) async fn arrived(&mut self) -> Vec<Attachment> {
+        let mut clients = Vec::new();
+        let deadline = Instant::now() + ARRIVES_WITHIN;
+        for client in std::mem::take(&mut self.waiting) {
+            if let Ok(Ok(client)) = tokio::time::timeout_at(deadline, client).await {
+                clients.push(client);
+            }
+        }
+        if !clients.is_empty() {
+            self.happened("attach", &[]);
+        }
+        clients
+    }
+
+    pub(super) fn started(&mut self, status: &Status) {
+        self.now.started_at = Some(status.started_at);
+        self.now.oom_killed = false;
+        self.apply(Change::Started { pid: status.pid, at: status.started_at });
+        self.happened("start", &[]);
+    }
+
+    pub(super) fn start_failed(&mut self, error: &EngineError) {
+        self.now.start_error = Some((havre_base::chain(error), exit_code_of(error)));
+        if matches!(self.now.state, State::Restarting(_)) {
+            self.apply(Change::GaveUp);
+        } else {
+            self.changed();
+        }
+    }
+}
