@@ -14,6 +14,8 @@ const NEEDS: &[(&str, &[&str])] = &[
     // The official client, by whichever name this release has it alone.
     ("docker", &["docker-cli", "docker.io"]),
     ("cc", &["gcc", "libc6-dev"]),
+    // The machine with another kernel.
+    ("qemu-system-x86_64", &["qemu-system-x86"]),
     ("tar", &["tar"]),
 ];
 

@@ -20,6 +20,7 @@ pub(crate) const ALL: &[Test] = &[
     ("masked and read-only paths are", protected_paths),
     ("the default filter refuses what its profile implies", filter),
     ("exits that race with attach lose nothing", exit_races),
+    ("control characters do not reach the terminal", control_characters),
 ];
 
 fn working_directories(_: &World, client: &Client) {
@@ -331,4 +332,26 @@ fn exit_races(world: &World, client: &Client) {
         let (status, text) = world.api("DELETE", &format!("/containers/{id}"), "");
         assert_eq!(status, 204, "{turn}: {text}");
     }
+}
+
+fn control_characters(_: &World, client: &Client) {
+    let evil = "\x1b[2Jred\x07\r";
+    let name = client.unique("evil");
+    client.run(&["rm", "-f", &name]);
+    client.run(&["create", "--name", &format!("a{evil}"), "e2e/busybox"]).exits(1);
+    let label = format!("e2e=\x1b]0;{evil}");
+    let args =
+        ["create", "--network", "none", "--label", &label, "--name", &name, "e2e/busybox", "echo", evil];
+    client.run(&args).exits(0);
+    let filter = format!("name=^/{name}$");
+    let list = ["ps", "-a", "--no-trunc", "--filter", &filter];
+    let formats = ["table", "{{.Command}} {{.Labels}}", "{{.Label \"e2e\"}}", "json"];
+    let tables = formats.iter().map(|format| client.run(&[&list[..], &["--format", format]].concat()));
+    let refused = client.run(&["rm", &format!("no{evil}")]);
+    for outcome in tables.chain([refused, client.run(&["inspect", &name])]) {
+        let said = format!("{}{}", outcome.out, outcome.err);
+        let raw = said.chars().any(|c| c.is_control() && c != '\n');
+        assert!(!raw && !said.is_empty(), "{said:?}");
+    }
+    remove(client, &name);
 }
