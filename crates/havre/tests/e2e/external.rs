@@ -210,6 +210,12 @@ fn podman(world: &World, client: &Client) {
     run(&["stop", "-t", "10", "c"]).exits(0);
     assert_eq!(run(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", "c"]).exits(0), "3 false");
     run(&["rm", "-f", "c"]).exits(0);
+    // Podman leaves its own groups; one that something else still uses cannot be removed.
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        for group in ["libpod_parent/conmon", "libpod_parent"] {
+            std::fs::remove_dir(hierarchy.path().join(group)).unwrap_or(());
+        }
+    }
 }
 
 fn daemon_killed(_: &World, client: &Client) {
