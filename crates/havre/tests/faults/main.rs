@@ -50,6 +50,8 @@ const ALL: &[Test] = &[
     ("a_lost_machine_keeps_what_was_acknowledged_and_applies_restart_policies", lost_machine),
     ("a_second_engine_on_the_same_data_root_is_refused", second_engine),
     ("a_corrupt_database_is_refused_by_name", corrupt_database),
+    ("r21_folders_are_closed_to_others_and_repaired_at_start", r21_private_folders),
+    ("r20_no_abstract_socket_is_left_open_to_host_networks", r20_no_abstract_socket),
 ];
 
 fn main() -> ExitCode {
@@ -160,6 +162,34 @@ fn corrupt_database(world: &Arc<World>) {
     world.corrupt_database();
     let said = world.daemon_refuses();
     assert!(said.contains("state.db"), "the message does not name the file: {said}");
+}
+
+fn r21_private_folders(world: &Arc<World>) {
+    begin(world);
+    run_detached(world, "one", &[]);
+    let folders =
+        [("data", 0o710), ("data/containers", 0o700), ("data/snapshots", 0o700), ("data/content", 0o700)];
+    world.kill_daemon();
+    for (name, _) in folders {
+        world.set_mode(name, 0o777);
+    }
+    world.start_daemon();
+    for (name, mode) in folders {
+        assert_eq!(world.mode(name), mode, "{name}");
+    }
+    assert_eq!(world.mode("data/state.db"), 0o600);
+    assert_eq!(world.mode("run/containers"), 0o700);
+    assert_eq!(world.mode("run/havre.sock"), 0o660);
+}
+
+fn r20_no_abstract_socket(world: &Arc<World>) {
+    begin(world);
+    run_detached(world, "one", &[]);
+    let seen = world.must(&["run", "--rm", "--network", "host", "busybox", "cat", "/proc/net/unix"]);
+    let abstracts: Vec<&str> =
+        seen.lines().filter(|line| line.contains(" @") && line.contains("havre")).collect();
+    assert!(seen.contains("havre.sock"), "the host's sockets are not seen at all");
+    assert_eq!(abstracts, Vec::<&str>::new());
 }
 
 fn random_points(world: &Arc<World>) {

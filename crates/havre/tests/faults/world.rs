@@ -246,6 +246,17 @@ impl World {
         std::fs::write(path, bytes).unwrap();
     }
 
+    /// The permission bits of a path below the world's folder.
+    pub(crate) fn mode(&self, name: &str) -> u32 {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o7777
+    }
+
+    pub(crate) fn set_mode(&self, name: &str, mode: u32) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     /// Starts a daemon that cannot start, and returns what it says.
     pub(crate) fn daemon_refuses(&self) -> String {
         let output = self.daemon_command().stderr(Stdio::piped()).output().unwrap();
