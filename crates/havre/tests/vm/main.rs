@@ -17,6 +17,8 @@ use std::time::Instant;
 
 /// Seconds for the whole machine; emulated processors are about ten times slower.
 const LIMIT: &str = "300";
+/// Where the machine sees the shared folder.
+const SHARE: &str = "/scratch/share";
 /// Its script ends with this line.
 const END: &str = "ok the end is reached";
 
@@ -62,16 +64,15 @@ fn machine(emulator: &Path) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     std::fs::copy(env!("CARGO_BIN_EXE_havre"), share.path().join("havre")).unwrap();
-    let script = share.path().join("machine.sh");
-    std::fs::write(&script, include_str!("machine.sh")).unwrap();
+    std::fs::write(share.path().join("machine.sh"), include_str!("machine.sh")).unwrap();
     let start = Instant::now();
     let output = Command::new(emulator)
         .args(["-m", "1536M", "-t", LIMIT, "-s"])
-        .arg(share.path())
-        .args(["--", "sh"])
-        .arg(&script)
-        .arg(share.path())
-        .current_dir(share.path())
+        // At a place of its own: what lies below /tmp here is not there in the machine.
+        .arg(format!("{}:{SHARE}", share.path().display()))
+        .args(["-w", "/", "--", "sh"])
+        .arg(format!("{SHARE}/machine.sh"))
+        .arg(SHARE)
         .stdin(Stdio::null())
         .output()
         .expect("the emulator's script runs");
