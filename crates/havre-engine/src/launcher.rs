@@ -313,6 +313,7 @@ impl Launcher {
             }),
             rlimits: fixed.spec.rlimits.clone(),
             no_new_privileges: fixed.spec.security.no_new_privileges,
+            selinux_label: plan::selinux(&fixed.spec)?.map(|labels| labels.process),
             apparmor_profile: plan::apparmor(&fixed.spec, &self.facts)?,
             oom_score_adj: Some(fixed.spec.oom_score_adj),
             ..Process::default()

@@ -81,6 +81,7 @@ pub(crate) fn plan_spec(
     facts: &Facts,
 ) -> Result<Spec, EngineError> {
     let caps = capability_names(spec)?;
+    let labels = selinux(spec)?;
     let (masked_paths, readonly_paths) = protected_paths(spec);
     let process = Process {
         terminal: spec.tty,
@@ -97,7 +98,7 @@ pub(crate) fn plan_spec(
         no_new_privileges: spec.security.no_new_privileges,
         apparmor_profile: apparmor(spec, facts)?,
         oom_score_adj: Some(spec.oom_score_adj),
-        selinux_label: selinux(spec)?,
+        selinux_label: labels.as_ref().map(|labels| labels.process.clone()),
         ..Process::default()
     };
     let (devices, device_rules) = devices(spec)?;
@@ -110,6 +111,7 @@ pub(crate) fn plan_spec(
         masked_paths,
         readonly_paths,
         sysctl: sysctls(spec)?,
+        mount_label: labels.map(|labels| labels.mounts),
         rootfs_propagation: propagation(&spec.mounts),
         ..Linux::default()
     };
@@ -171,17 +173,59 @@ pub(crate) fn apparmor(spec: &ContainerSpec, facts: &Facts) -> Result<Option<Str
     }
 }
 
-fn selinux(spec: &ContainerSpec) -> Result<Option<String>, EngineError> {
-    let labels: Vec<&String> = spec.security.selinux.iter().filter(|label| *label != "disable").collect();
-    match labels.first() {
-        None => Ok(None),
-        Some(_) if Path::new("/sys/fs/selinux/enforce").exists() => {
-            Err(EngineError::NotYet("SELinux labels (--security-opt label=...)".into()))
+/// The labels of a container: of its processes, and of the file systems made for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Labels {
+    pub(crate) process: String,
+    pub(crate) mounts: String,
+}
+
+/// Reads `--security-opt label=user:U|role:R|type:T|level:L|filetype:F|disable`. Without the option there is
+/// no label, as with a dockerd that was not told `--selinux-enabled`.
+pub(crate) fn selinux(spec: &ContainerSpec) -> Result<Option<Labels>, EngineError> {
+    let options = &spec.security.selinux;
+    let labels = read_labels(options)?;
+    match (labels, options.first()) {
+        (Some(_), Some(option)) if !Path::new("/sys/fs/selinux/enforce").exists() => {
+            Err(EngineError::Invalid(format!(
+                "label={option}: SELinux is not enabled in this kernel; leave the option out"
+            )))
         }
-        Some(label) => Err(EngineError::Invalid(format!(
-            "label={label}: SELinux is not enabled in this kernel; leave the option out"
-        ))),
+        (labels, _) => Ok(labels),
     }
+}
+
+/// Fills the given parts into the labels that policies have for containers.
+fn read_labels(options: &[String]) -> Result<Option<Labels>, EngineError> {
+    if options.is_empty() || options.iter().any(|option| option == "disable") {
+        return Ok(None);
+    }
+    let (mut user, mut role, mut kind, mut level) = ("system_u", "system_r", "container_t", "s0");
+    let mut files = "container_file_t";
+    for option in options {
+        let bad = || {
+            EngineError::Invalid(format!(
+                "invalid label option {option:?}: want user:, role:, type:, level:, filetype: or disable"
+            ))
+        };
+        let (part, value) = option.split_once(':').ok_or_else(bad)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_.,:-".contains(c);
+        if value.is_empty() || !value.chars().all(plain) || (part != "level" && value.contains(':')) {
+            return Err(bad());
+        }
+        match part {
+            "user" => user = value,
+            "role" => role = value,
+            "type" => kind = value,
+            "level" => level = value,
+            "filetype" => files = value,
+            _ => return Err(bad()),
+        }
+    }
+    Ok(Some(Labels {
+        process: format!("{user}:{role}:{kind}:{level}"),
+        mounts: format!("{user}:object_r:{files}:{level}"),
+    }))
 }
 
 fn not_running(kind: &str, id: &str) -> EngineError {
@@ -616,6 +660,21 @@ mod tests {
         assert!(check_external(&spec, true).is_err());
         spec.mounts.push(bind("/m", Path::new("/x"), &["rbind", "rshared"]));
         assert!(check_external(&spec, false).unwrap_err().to_string().contains("/m"));
+    }
+
+    #[test]
+    fn labels_take_the_given_parts() {
+        let read = |options: &[&str]| {
+            read_labels(&options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(read(&[]).unwrap(), None);
+        assert_eq!(read(&["type:x_t", "disable"]).unwrap(), None);
+        let labels = read(&["type:x_t", "level:s0:c1,c2"]).unwrap().unwrap();
+        assert_eq!(labels.process, "system_u:system_r:x_t:s0:c1,c2");
+        assert_eq!(labels.mounts, "system_u:object_r:container_file_t:s0:c1,c2");
+        for bad in ["type", "type:", "colour:red", "type:a b", "user:a:b"] {
+            assert!(read(&[bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]
