@@ -191,8 +191,25 @@ pub(crate) fn selinux(spec: &ContainerSpec) -> Result<Option<Labels>, EngineErro
                 "label={option}: SELinux is not enabled in this kernel; leave the option out"
             )))
         }
-        (labels, _) => Ok(labels),
+        (Some(labels), _) => {
+            for label in [&labels.process, &labels.mounts] {
+                check_label(label)?;
+            }
+            Ok(Some(labels))
+        }
+        (None, _) => Ok(None),
     }
+}
+
+/// Asks the kernel whether the loaded policy knows a label (selinuxfs, file `context`).
+fn check_label(label: &str) -> Result<(), EngineError> {
+    let asked = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/sys/fs/selinux/context")
+        .and_then(|mut file| std::io::Write::write_all(&mut file, format!("{label}\0").as_bytes()));
+    asked.map_err(|error| {
+        EngineError::Invalid(format!("the loaded SELinux policy does not know the label {label}: {error}"))
+    })
 }
 
 /// Fills the given parts into the labels that policies have for containers.

@@ -145,7 +145,8 @@ impl Plan<'_> {
         let mut options = mount.options.clone();
         options.set |= options.set_all;
         if let Some(label) = self.spec.linux.as_ref().and_then(|linux| linux.mount_label.as_ref())
-            && ["tmpfs", "devpts", "mqueue"].contains(&kind)
+            // Not mqueue: the kernel takes no label for it at mounting.
+            && ["tmpfs", "devpts"].contains(&kind)
         {
             options.data.push(("context".into(), Some(label.clone())));
         }
