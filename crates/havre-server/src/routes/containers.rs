@@ -52,9 +52,30 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
     }
     let request: CreateRequest = body::read_json(call.request.into_body(), false).await?;
     let converted = convert::create(&server.engine.containers, name.as_deref(), request)?;
+    let mut warnings = converted.warnings;
+    warnings.extend(image_warnings(server, &converted.wanted.spec.image));
     let id = server.engine.containers.create(converted.wanted).await?;
-    let answer = CreateResponse { id: id.to_string(), warnings: converted.warnings };
+    let answer = CreateResponse { id: id.to_string(), warnings };
     Ok(body::json_bytes(StatusCode::CREATED, &answer))
+}
+
+/// What an image asks for that waits to be built. It may run without; the user is told.
+fn image_warnings(server: &Server, name: &str) -> Vec<String> {
+    let Ok(image) = server.engine.images.resolve(name) else { return Vec::new() };
+    let config = &image.config.config;
+    let mut warnings = Vec::new();
+    if !config.volumes.is_empty() {
+        let paths: Vec<&str> = config.volumes.keys().map(String::as_str).collect();
+        warnings.push(format!(
+            "volumes are not yet supported: what the image keeps in {} stays in the container's own layer",
+            paths.join(", ")
+        ));
+    }
+    let runs = |test: &[String]| !test.is_empty() && test != ["NONE"];
+    if config.healthcheck.as_ref().is_some_and(|health| runs(&health.test)) {
+        warnings.push("health checks are not yet supported: the image's HEALTHCHECK is not run".into());
+    }
+    warnings
 }
 
 pub(crate) fn inspect(server: &Server, call: &Call, id: &str) -> Handled {
