@@ -16,6 +16,8 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("cc", &["gcc", "libc6-dev"]),
     // The machine with another kernel.
     ("qemu-system-x86_64", &["qemu-system-x86"]),
+    // The external runtime that the end-to-end tests drive.
+    ("runc", &["runc"]),
     ("tar", &["tar"]),
 ];
 
