@@ -12,6 +12,7 @@ mod query;
 mod router;
 mod routes;
 mod shows;
+mod versions;
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! The commands: their table, how one is found, and the help of the groups.
 
 mod exec;
+mod image_tree;
 mod images;
 mod inspect;
 mod lifecycle;
@@ -23,6 +24,18 @@ use crate::spec::{self, Command, nearest};
 /// What `--format` takes.
 pub(crate) const FORMAT_HELP: &str =
     "Print with a Go template: 'table', 'table TEMPLATE', 'json' or 'TEMPLATE'";
+
+/// The platforms that `--platform` names, as the API takes them. Commas separate several.
+fn platforms(args: &spec::Args) -> Result<Vec<String>, Failure> {
+    let given = args.list("platform").iter().flat_map(|text| text.split(','));
+    given
+        .map(|text| {
+            let platform =
+                havre_oci::Platform::parse(text).map_err(|error| Failure::plain(error.to_string()))?;
+            serde_json::to_string(&platform).map_err(|error| Failure::plain(error.to_string()))
+        })
+        .collect()
+}
 
 /// Every command that works.
 static COMMANDS: &[&Command] = &[
