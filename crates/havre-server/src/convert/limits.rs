@@ -31,6 +31,12 @@ const ULIMITS: &[&str] = &[
     "as",
 ];
 
+/// Whether a limit of this name exists.
+#[must_use]
+pub fn is_ulimit(name: &str) -> bool {
+    ULIMITS.contains(&name)
+}
+
 /// Parses `10m`, `1.5G`, `100` as bytes.
 pub(crate) fn parse_bytes(what: &str, text: &str) -> Result<u64, Refusal> {
     let invalid = || Refusal::invalid(format!("invalid value for {what}: invalid size: '{text}'"));

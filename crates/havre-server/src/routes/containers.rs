@@ -51,7 +51,8 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
         }
     }
     let request: CreateRequest = body::read_json(call.request.into_body(), false).await?;
-    let converted = convert::create(&server.engine.containers, name.as_deref(), request)?;
+    let converted =
+        convert::create(&server.engine.containers, &server.info().defaults, name.as_deref(), request)?;
     let mut warnings = converted.warnings;
     warnings.extend(image_warnings(server, &converted.wanted.spec.image));
     let id = server.engine.containers.create(converted.wanted).await?;
