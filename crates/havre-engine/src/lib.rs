@@ -22,6 +22,7 @@ mod reaper;
 mod record;
 mod recovery;
 mod restart;
+mod settings;
 pub mod signal;
 pub mod spec;
 mod state;
@@ -37,10 +38,10 @@ pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};
 pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
-pub use launcher::{OWN_RUNTIME, Settings};
 pub use merged::Merged;
 pub use plan::protected_paths;
 pub use record::{Changing, Fixed, View};
+pub use settings::{Live, OWN_RUNTIME, Reloadable, STOP_TIMEOUT, Settings};
 pub use state::State;
 
 /// The services of an engine.

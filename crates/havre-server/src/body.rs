@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::error::Refusal;
+use crate::traffic::Working;
 
 /// The largest JSON body of a request, in bytes.
 const MAX_JSON: usize = 4 << 20;
@@ -31,8 +32,31 @@ const PIECES: usize = 16;
 pub(crate) type Answer = Response<Either<Full<Bytes>, Stream>>;
 
 /// A body that is produced while it is sent.
-#[derive(Debug)]
-pub(crate) struct Stream(mpsc::Receiver<Bytes>);
+pub(crate) struct Stream {
+    pieces: mpsc::Receiver<Bytes>,
+    /// The body ends when one of these completes.
+    until: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Counts the request as open until the body ends.
+    working: Option<Working>,
+}
+
+impl Stream {
+    /// Ends the body, as if nothing more came, when something happens.
+    pub(crate) fn until(&mut self, end: impl Future<Output = ()> + Send + 'static) {
+        self.until.push(Box::pin(end));
+    }
+
+    /// Keeps a request in the list of those in work until the body ends.
+    pub(crate) fn keep(&mut self, working: Working) {
+        self.working = Some(working);
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
 
 /// The producer's end of a [`Stream`].
 pub(crate) type Sink = mpsc::Sender<Bytes>;
@@ -45,7 +69,12 @@ impl Body for Stream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+        if self.until.iter_mut().any(|until| until.as_mut().poll(context).is_ready()) {
+            self.until.clear();
+            // The producer learns by the same that nobody listens.
+            self.pieces.close();
+        }
+        self.pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -56,7 +85,7 @@ impl Body for Stream {
 /// A streamed answer and where its pieces go in.
 pub(crate) fn stream(content_type: &'static str) -> (Sink, Answer) {
     let (sink, pieces) = mpsc::channel(PIECES);
-    let mut answer = Response::new(Either::Right(Stream(pieces)));
+    let mut answer = Response::new(Either::Right(Stream { pieces, until: Vec::new(), working: None }));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     (sink, answer)
 }

@@ -56,7 +56,8 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
     let version = call.version;
     let mut request = body::read_create(call.request.into_body()).await?;
     versions::create_request(version, &mut request);
-    let converted = convert::create(&server.engine.containers, name.as_deref(), request)?;
+    let converted =
+        convert::create(&server.engine.containers, &server.info().defaults, name.as_deref(), request)?;
     let mut warnings = converted.warnings;
     warnings.extend(image_warnings(server, &converted.wanted.spec.image));
     let id = server.engine.containers.create(converted.wanted).await?;

@@ -49,7 +49,7 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
     let announced = if stream { server.engine.containers.announce(view.id().as_str()).await? } else { None };
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let client = match hijack::descriptor(upgraded).await {
+        let client = match hijack::descriptor(&server, upgraded).await {
             Ok(client) => client,
             Err(error) => return tracing::error!(%error, "cannot take over a connection"),
         };
