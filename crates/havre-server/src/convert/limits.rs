@@ -116,6 +116,9 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
     if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
         return bad("Minimum memoryswap limit should be larger than memory limit, see usage");
     }
+    if let Some(limit) = host.pids_limit.filter(|limit| *limit < -1) {
+        return Err(Refusal::invalid(format!("invalid pids limit: {limit}; 0 and -1 stand for none")));
+    }
     if host.memory_swap < -1 {
         return bad("Invalid value for memory swap: less than -1, which stands for unlimited swap");
     }
