@@ -13,6 +13,7 @@ mod router;
 mod routes;
 mod shows;
 mod versions;
+mod websocket;
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@
 mod limits;
 mod mounts;
 mod security;
+mod update;
 
 use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
@@ -16,6 +17,7 @@ use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
 use crate::error::Refusal;
 
 pub(crate) use limits::parse_bytes;
+pub(crate) use update::revision;
 
 /// The most bytes all variables together may take: what the kernel would refuse anyway (execve(2)).
 const MAX_ENV: usize = 1 << 20;
@@ -155,6 +157,9 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
     fill(&mut host.ipc_mode, "private");
     fill(&mut host.cgroupns_mode, if spec.cgroupns_host { "host" } else { "private" });
     fill(&mut host.network_mode, "default");
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
     let (masked, readonly) = havre_engine::protected_paths(spec);
     host.masked_paths = Some(masked);
     host.readonly_paths = Some(readonly);

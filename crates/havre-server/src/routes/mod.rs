@@ -2,8 +2,12 @@
 
 pub(crate) mod containers;
 pub(crate) mod execs;
+pub(crate) mod events;
 pub(crate) mod filter;
 pub(crate) mod images;
+pub(crate) mod live;
 pub(crate) mod platform;
 pub(crate) mod streams;
 pub(crate) mod system;
+pub(crate) mod usage;
+pub(crate) mod websocket;
