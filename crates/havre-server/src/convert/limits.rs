@@ -238,6 +238,12 @@ pub(super) fn ulimits(host: &HostConfig) -> Result<Vec<Rlimit>, Refusal> {
             if !ULIMITS.contains(&limit.name.as_str()) {
                 return Err(Refusal::invalid(format!("invalid ulimit type: {}", limit.name)));
             }
+            if limit.soft < -1 || limit.hard < -1 {
+                return Err(Refusal::invalid(format!(
+                    "invalid ulimit {}: {}:{}; -1 stands for unlimited",
+                    limit.name, limit.soft, limit.hard
+                )));
+            }
             let value = |number: i64| u64::try_from(number).unwrap_or(u64::MAX);
             let (soft, hard) = (value(limit.soft), value(limit.hard));
             if soft > hard {
