@@ -34,6 +34,8 @@ fn refusal(message: String) -> Refusal {
 /// An address with or without a port, or a name that always means this machine.
 fn is_address(host: &str) -> bool {
     let bare = match host.rsplit_once(':') {
+        // An IPv6 address without brackets has no port.
+        Some((name, _)) if name.contains(':') && !name.ends_with(']') => host,
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
