@@ -14,6 +14,7 @@ mod error;
 mod filter;
 mod hello;
 mod import;
+mod prune;
 mod remove;
 mod save;
 mod state;
@@ -32,6 +33,7 @@ pub use error::ImageError;
 pub use filter::ListSpec;
 pub use hello::HELLO_LABEL;
 pub use import::ImportSpec;
+pub use prune::PruneSpec;
 pub use remove::{ImageUser, Removed};
 use state::{ImageRecord, Known, State};
 

@@ -7,6 +7,7 @@
 mod body;
 mod convert;
 mod error;
+mod hangup;
 mod hijack;
 mod info;
 mod listen;
@@ -16,6 +17,7 @@ mod router;
 mod routes;
 mod shows;
 mod traffic;
+mod versions;
 
 use std::sync::{Arc, PoisonError, RwLock};
 

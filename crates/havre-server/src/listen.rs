@@ -8,12 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::Either;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+use crate::hangup::Hangup;
 use crate::{Server, router};
 
 /// What clients may take.
@@ -74,7 +76,10 @@ impl Server {
     pub async fn serve_unix(self, listener: UnixListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.spawn(stream, Transport::Unix).await,
+                Ok((stream, _)) => {
+                    let hangup = Hangup::of(&stream, Transport::Unix);
+                    self.spawn(stream, Transport::Unix, hangup).await;
+                }
                 Err(error) => accept_failed(&error).await,
             }
         }
@@ -86,7 +91,8 @@ impl Server {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     stream.set_nodelay(true).unwrap_or(());
-                    self.spawn(stream, Transport::Tcp(peer)).await;
+                    let hangup = Hangup::of(&stream, Transport::Tcp(peer));
+                    self.spawn(stream, Transport::Tcp(peer), hangup).await;
                 }
                 Err(error) => accept_failed(&error).await,
             }
@@ -109,10 +115,11 @@ impl Server {
             let (server, acceptor) = (self.clone(), acceptor.clone());
             tokio::spawn(async move {
                 let time = server.limits.handshake_time;
+                let hangup = Hangup::of(&stream, Transport::Tls(peer));
                 match tokio::time::timeout(time, greet(&acceptor, stream)).await {
                     Ok(Ok(stream)) => {
                         drop(handshake);
-                        server.spawn(stream, Transport::Tls(peer)).await;
+                        server.spawn(stream, Transport::Tls(peer), hangup).await;
                     }
                     Ok(Err(error)) => {
                         server.traffic.refused();
@@ -128,7 +135,7 @@ impl Server {
     }
 
     /// Serves a connection in a task of its own, as soon as there is room for one more.
-    async fn spawn<S>(&self, stream: S, transport: Transport)
+    async fn spawn<S>(&self, stream: S, transport: Transport, hangup: Hangup)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -137,17 +144,23 @@ impl Server {
         tokio::spawn(async move {
             let _place = place;
             let _counted = server.traffic.connected();
-            server.serve(stream, transport).await;
+            server.serve(stream, transport, hangup).await;
         });
     }
 
-    async fn serve<S>(&self, stream: S, transport: Transport)
+    async fn serve<S>(&self, stream: S, transport: Transport, hangup: Hangup)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = hyper::service::service_fn(move |request| {
-            let server = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(router::answer(&server, transport, request).await) }
+            let (server, hangup) = (self.clone(), hangup.clone());
+            async move {
+                let mut answer = router::answer(&server, transport, request).await;
+                if let Either::Right(stream) = answer.body_mut() {
+                    stream.until(hangup.gone());
+                }
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .half_close(true)

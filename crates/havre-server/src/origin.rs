@@ -33,6 +33,9 @@ fn refusal(message: String) -> Refusal {
 
 /// An address with or without a port, or a name that always means this machine.
 fn is_address(host: &str) -> bool {
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        return true;
+    }
     let bare = match host.rsplit_once(':') {
         // An IPv6 address without brackets has no port.
         Some((name, _)) if name.contains(':') && !name.ends_with(']') => host,

@@ -111,13 +111,16 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
     match parts.as_slice() {
         ["_ping"] if get || head => Ok(system::ping(head)),
         ["version"] if get => Ok(system::version(server)),
-        ["info"] if get => system::info(server),
+        ["info"] if get => system::info(server, &call),
         ["events"] if get => system::events(server, &call),
 
         ["containers", "json"] if get => containers::list(server, &call),
         ["containers", "create"] if post => containers::create(server, call).await,
         ["containers", id, "json"] if get => containers::inspect(server, &call, id),
-        ["containers", id, "start"] if post => containers::start(server, id).await,
+        ["containers", id, "start"] if post => containers::start(server, call, id).await,
+        ["containers", _, "copy"] if post => Err(Refusal::invalid(
+            "the copy endpoint is gone since API version 1.24: use GET /containers/{id}/archive",
+        )),
         ["containers", id, "stop"] if post => containers::stop(server, &call, id).await,
         ["containers", id, "restart"] if post => containers::restart(server, &call, id).await,
         ["containers", id, "kill"] if post => containers::kill(server, &call, id).await,
@@ -138,14 +141,17 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["images", "json"] if get => images::list(server, &call).await,
         ["images", "load"] if post => images::load(server, call).await,
         ["images", "create"] if post => images::create(server, call).await,
+        ["images", "prune"] if post => images::prune(server, &call).await,
         ["images", "get"] if get => images::save_many(server, &call).await,
         ["images", name @ .., "json"] if get && !name.is_empty() => {
-            images::inspect(server, &name.join("/")).await
+            images::inspect(server, &call, &name.join("/")).await
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
-            images::history(server, &name.join("/")).await
+            images::history(server, &call, &name.join("/")).await
         }
-        ["images", name @ .., "get"] if get && !name.is_empty() => images::save(server, name.join("/")).await,
+        ["images", name @ .., "get"] if get && !name.is_empty() => {
+            images::save(server, &call, name.join("/")).await
+        }
         ["images", name @ .., "tag"] if post && !name.is_empty() => {
             images::tag(server, &call, &name.join("/")).await
         }
@@ -192,7 +198,6 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         ["containers", _, "stats"] => "resource statistics (docker stats)",
         ["containers", _, "update"] => "changing a container's limits (docker update)",
         ["containers", _, "checkpoints", ..] => "checkpoints",
-        ["images", "prune"] => "pruning images",
         ["images", "search"] => "searching a registry",
         ["images", _, .., "push"] => "pushing images",
         ["images", _, .., "attestations"] => "attestations of images",

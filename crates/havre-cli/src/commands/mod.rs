@@ -4,6 +4,7 @@ mod complete;
 mod context;
 mod dial;
 mod exec;
+mod image_tree;
 mod images;
 mod inspect;
 mod lifecycle;
@@ -26,6 +27,18 @@ use crate::spec::{self, Command, nearest};
 /// What `--format` takes.
 pub(crate) const FORMAT_HELP: &str =
     "Print with a Go template: 'table', 'table TEMPLATE', 'json' or 'TEMPLATE'";
+
+/// The platforms that `--platform` names, as the API takes them. Commas separate several.
+fn platforms(args: &spec::Args) -> Result<Vec<String>, Failure> {
+    let given = args.list("platform").iter().flat_map(|text| text.split(','));
+    given
+        .map(|text| {
+            let platform =
+                havre_oci::Platform::parse(text).map_err(|error| Failure::plain(error.to_string()))?;
+            serde_json::to_string(&platform).map_err(|error| Failure::plain(error.to_string()))
+        })
+        .collect()
+}
 
 /// Every command that works.
 static COMMANDS: &[&Command] = &[

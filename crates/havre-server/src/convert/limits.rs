@@ -116,6 +116,9 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
     if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
         return bad("Minimum memoryswap limit should be larger than memory limit, see usage");
     }
+    if host.memory_swap < -1 {
+        return bad("Invalid value for memory swap: less than -1, which stands for unlimited swap");
+    }
     if host.memory == 0 && host.memory_swap > 0 {
         return bad("You should always set the Memory limit when using Memoryswap limit, see usage");
     }

@@ -1,11 +1,12 @@
 //! `/containers/...` but for streams.
 
 use bytes::Bytes;
-use havre_api::Filters;
-use havre_api::container::{CreateRequest, CreateResponse, WaitError, WaitResponse};
+use havre_api::container::{CreateResponse, WaitError, WaitResponse};
+use havre_api::{ApiVersion, Filters};
 use havre_base::ContainerName;
 use havre_engine::WaitFor;
 use hyper::StatusCode;
+use hyper::body::Body as _;
 
 use crate::Server;
 use crate::body::{self, Answer};
@@ -14,6 +15,7 @@ use crate::error::Refusal;
 use crate::router::{Call, no_content};
 use crate::routes::filter;
 use crate::shows;
+use crate::versions::{self, Shape};
 
 type Handled = Result<Answer, Refusal>;
 
@@ -38,7 +40,8 @@ pub(crate) fn list(server: &Server, call: &Call) -> Handled {
         .filter(|view| all || view.now.state.is_alive() || view.now.state.word() == "restarting")
         .filter(|view| filter::passes(engine, &filters, view))
         .take(limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX));
-    Ok(body::json(&shown.map(|view| shows::summary(engine, view)).collect::<Vec<_>>()))
+    let list: Vec<_> = shown.map(|view| shows::summary(engine, view)).collect();
+    Ok(versions::json(call.version, Shape::ContainerList, &list))
 }
 
 pub(crate) async fn create(server: &Server, call: Call) -> Handled {
@@ -50,7 +53,9 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
             return Err(Refusal::not_yet(&format!("running images of platform {platform} on this machine")));
         }
     }
-    let request: CreateRequest = body::read_json(call.request.into_body(), false).await?;
+    let version = call.version;
+    let mut request = body::read_create(call.request.into_body()).await?;
+    versions::create_request(version, &mut request);
     let converted =
         convert::create(&server.engine.containers, &server.info().defaults, name.as_deref(), request)?;
     let mut warnings = converted.warnings;
@@ -84,10 +89,17 @@ pub(crate) fn inspect(server: &Server, call: &Call, id: &str) -> Handled {
         return Err(Refusal::not_yet("sizes of containers (docker inspect --size)"));
     }
     let view = server.engine.containers.view(id)?;
-    Ok(body::json(&shows::inspect(&server.engine, &view)))
+    Ok(versions::json(call.version, Shape::Container, &shows::inspect(&server.engine, &view)))
 }
 
-pub(crate) async fn start(server: &Server, id: &str) -> Handled {
+pub(crate) async fn start(server: &Server, call: Call, id: &str) -> Handled {
+    // A body with a host configuration was how older versions set it; ignoring it would start something
+    // else than what was asked. One or two bytes are what clients send for nothing.
+    if call.request.body().size_hint().lower() > 2 {
+        return Err(Refusal::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
     server.engine.containers.start(id).await?;
     Ok(no_content())
 }
@@ -99,13 +111,18 @@ fn signal(call: &Call) -> Result<Option<i32>, Refusal> {
     }
 }
 
+/// Another signal than the container's own; older versions could not ask for one.
+fn stop_signal(call: &Call) -> Result<Option<i32>, Refusal> {
+    if call.version < ApiVersion::new(1, 42) { Ok(None) } else { signal(call) }
+}
+
 pub(crate) async fn stop(server: &Server, call: &Call, id: &str) -> Handled {
-    server.engine.containers.stop(id, signal(call)?, call.query.number("t")?).await?;
+    server.engine.containers.stop(id, stop_signal(call)?, call.query.number("t")?).await?;
     Ok(no_content())
 }
 
 pub(crate) async fn restart(server: &Server, call: &Call, id: &str) -> Handled {
-    server.engine.containers.restart(id, signal(call)?, call.query.number("t")?).await?;
+    server.engine.containers.restart(id, stop_signal(call)?, call.query.number("t")?).await?;
     Ok(no_content())
 }
 
@@ -147,7 +164,8 @@ pub(crate) async fn resize(server: &Server, call: &Call, id: &str) -> Handled {
 
 /// The headers go out at once, so that a client knows that the wait is on; the body follows at the end.
 pub(crate) fn wait(server: &Server, call: &Call, id: &str) -> Handled {
-    let condition = match call.query.get("condition") {
+    let asked = call.query.get("condition").filter(|_| call.version >= ApiVersion::new(1, 30));
+    let condition = match asked {
         None | Some("" | "not-running") => WaitFor::NotRunning,
         Some("next-exit") => WaitFor::NextExit,
         Some("removed") => WaitFor::Removed,

@@ -5,5 +5,6 @@ pub(crate) mod debug;
 pub(crate) mod execs;
 pub(crate) mod filter;
 pub(crate) mod images;
+pub(crate) mod platform;
 pub(crate) mod streams;
 pub(crate) mod system;

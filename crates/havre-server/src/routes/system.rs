@@ -21,6 +21,7 @@ use crate::error::Refusal;
 use crate::router::Call;
 use crate::routes::streams::moment;
 use crate::shows;
+use crate::versions::{self, Shape};
 
 type Handled = Result<Answer, Refusal>;
 
@@ -96,7 +97,7 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-pub(crate) fn info(server: &Server) -> Handled {
+pub(crate) fn info(server: &Server, call: &Call) -> Handled {
     let (engine, info) = (&server.engine, server.info());
     let live = engine.settings.live.get();
     let views = engine.containers.list();
@@ -111,7 +112,7 @@ pub(crate) fn info(server: &Server) -> Handled {
     let apparmor = std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists();
     let images = engine.images.count();
     let [http, https, no_proxy] = &info.proxies;
-    Ok(body::json(&InfoResponse {
+    let shown = InfoResponse {
         id: info.id.clone(),
         containers: total,
         containers_running: running,
@@ -168,7 +169,8 @@ pub(crate) fn info(server: &Server) -> Handled {
         containerd_commit: Commit::default(),
         security_options: shows::security_options(&engine.settings.seccomp, apparmor),
         ..InfoResponse::default()
-    }))
+    };
+    Ok(versions::json(call.version, Shape::Info, &shown))
 }
 
 /// Our own runtime, which is no program beside this one, and those of others.

@@ -19,6 +19,7 @@ mod confinement;
 mod debian;
 mod external;
 mod hostile;
+mod images;
 mod limits;
 mod terminal;
 mod world;
@@ -34,7 +35,7 @@ type Test = (&'static str, fn(&World, &Client));
 
 /// What every client is held to.
 fn through_every_client() -> impl Iterator<Item = &'static Test> {
-    cases::ALL.iter().chain(external::ALL).chain(debian::ALL)
+    cases::ALL.iter().chain(images::ALL).chain(external::ALL).chain(debian::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
