@@ -1,7 +1,10 @@
 //! Taking over a connection: from an HTTP request to a raw stream that a shim serves.
 //!
-//! Invariant: for a plain unix socket client the daemon keeps nothing of the connection; for any other
-//! it keeps one copying task that ends with either side.
+//! A client that asks to upgrade gets the connection itself; one that does not gets the output as the body
+//! of its answer, and the body of its request is the input.
+//!
+//! Invariant: for a plain unix socket client that upgrades the daemon keeps nothing of the connection; for
+//! any other it keeps one copying task that ends with either side.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,16 +12,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use havre_api::{ApiVersion, MULTIPLEXED_STREAM, RAW_STREAM};
+use http_body_util::BodyExt as _;
 use hyper::StatusCode;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use crate::Server;
-use crate::body::{self, Answer};
+use crate::body::{self, Answer, Sink};
 
 /// Streams with headers have their own media type since this version.
 const MEDIA_TYPES: ApiVersion = ApiVersion::new(1, 42);
@@ -27,25 +32,97 @@ const PIECE: usize = 16 * 1024;
 /// How long a client may take to hear that its session has ended.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// The answer that lets go of the connection: 101 when the client asked to upgrade, else Docker's 200.
-pub(crate) fn answer(request: &Parts, version: ApiVersion, terminal: bool) -> Answer {
-    let wants = |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+/// A client that was promised a stream.
+pub(crate) enum Client {
+    /// The connection is ours when the answer has been sent.
+    Upgrading(OnUpgrade),
+    /// The stream is the answer's body.
+    Streaming(OwnedFd),
+}
+
+impl Client {
+    /// The descriptor that a shim can serve.
+    pub(crate) async fn descriptor(self, server: &Server) -> io::Result<OwnedFd> {
+        match self {
+            Self::Upgrading(upgrade) => descriptor(server, upgrade.await.map_err(io::Error::other)?).await,
+            Self::Streaming(descriptor) => Ok(descriptor),
+        }
+    }
+}
+
+/// Promises a stream: 101 when the client asked to upgrade, else 200 and the stream as a body. `input` is the
+/// request's body, unless it was something else.
+pub(crate) fn promise(
+    head: &Parts,
+    upgrade: OnUpgrade,
+    input: Option<Incoming>,
+    version: ApiVersion,
+    terminal: bool,
+) -> io::Result<(Answer, Client)> {
+    let wants = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let upgrades = wants(CONNECTION).is_some_and(|value| value.to_ascii_lowercase().contains("upgrade"))
         && wants(UPGRADE).is_some();
     let kind = if terminal || version < MEDIA_TYPES { RAW_STREAM } else { MULTIPLEXED_STREAM };
-    let status = if upgrades { StatusCode::SWITCHING_PROTOCOLS } else { StatusCode::OK };
-    let mut answer = body::empty(status);
+    if !upgrades {
+        let (ours, theirs) = pair()?;
+        let (sink, answer) = body::stream(kind);
+        tokio::spawn(carry(input, ours, sink));
+        return Ok((answer, Client::Streaming(theirs)));
+    }
+    let mut answer = body::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    if upgrades {
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    Ok((answer, Client::Upgrading(upgrade)))
+}
+
+/// A socket of ours and its other end, as a shim takes it.
+fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let theirs = theirs.into_std()?;
+    theirs.set_nonblocking(false)?;
+    Ok((ours, theirs.into()))
+}
+
+/// Carries a request's body to the shim and the shim's output into the answer's, until the output or the
+/// client ends.
+async fn carry(input: Option<Incoming>, shim: UnixStream, sink: Sink) {
+    let (mut from_shim, mut to_shim) = shim.into_split();
+    let inward = async {
+        // A request without a body says nothing about the input, so it does not end it.
+        let Some(mut input) = input.filter(|body| !body.is_end_stream()) else { return };
+        while let Some(Ok(frame)) = input.frame().await {
+            let Ok(piece) = frame.into_data() else { continue };
+            if to_shim.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+        to_shim.shutdown().await.unwrap_or(());
+    };
+    let outward = async {
+        let mut output = vec![0; PIECE];
+        loop {
+            let count = from_shim.read(&mut output).await.unwrap_or(0);
+            let Some(piece) = output.get(..count).filter(|piece| !piece.is_empty()) else { return };
+            if sink.send(Bytes::copy_from_slice(piece)).await.is_err() {
+                return;
+            }
+        }
+    };
+    let inward = async {
+        inward.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = inward => {}
+        () = outward => {}
+        () = sink.closed() => {}
     }
-    answer
 }
 
 /// The descriptor that a shim can serve.
-pub(crate) async fn descriptor(server: &Server, upgraded: Upgraded) -> io::Result<OwnedFd> {
+async fn descriptor(server: &Server, upgraded: Upgraded) -> io::Result<OwnedFd> {
     match upgraded.downcast::<TokioIo<UnixStream>>() {
         Ok(parts) if parts.read_buf.is_empty() => {
             let stream = parts.io.into_inner().into_std()?;
@@ -64,12 +141,10 @@ fn bridge<S>(server: &Server, early: Bytes, client: S) -> io::Result<OwnedFd>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (ours, theirs) = UnixStream::pair()?;
-    let theirs = theirs.into_std()?;
-    theirs.set_nonblocking(false)?;
+    let (ours, theirs) = pair()?;
     let closing = server.until_closing();
     tokio::spawn(async move { pump(early, client, ours, closing).await });
-    Ok(theirs.into())
+    Ok(theirs)
 }
 
 /// Copies both ways, each until its own end. The end of the shim's output is the end of the session; the

@@ -71,7 +71,7 @@ pub(crate) async fn answer(server: &Server, transport: Transport, request: Reque
 
 /// Whether a streamed answer has no end of its own, so that cutting it loses nothing.
 fn is_endless(path: &str) -> bool {
-    ["/events", "/logs", "/stats", "/wait"].iter().any(|end| path.ends_with(end))
+    ["/events", "/logs", "/stats", "/wait", "/attach", "/start"].iter().any(|end| path.ends_with(end))
 }
 
 /// Splits `/v1.40/containers/json` into the version and the rest.

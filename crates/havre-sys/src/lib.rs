@@ -20,6 +20,7 @@ pub mod sched;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;
+pub mod socket;
 pub mod userns;
 
 use std::io;

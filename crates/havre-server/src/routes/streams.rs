@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
 use havre_api::{ApiVersion, MULTIPLEXED_STREAM, RAW_STREAM};
+use havre_base::ErrorKind;
 use havre_base::{Clock as _, SystemClock, Timestamp};
 use havre_engine::{AttachSpec, View};
 use havre_log::{Entry, ReadSpec, Reader, Stream};
@@ -95,17 +96,37 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
     let Call { version, query, mut request } = call;
     let wish = Wish::read(server, &query, id, true).await?;
     let upgrade = hyper::upgrade::on(&mut request);
-    let (parts, _) = request.into_parts();
-    let answer = hijack::answer(&parts, version, wish.view.fixed.spec.tty);
+    let (parts, input) = request.into_parts();
+    let (answer, client) = hijack::promise(&parts, upgrade, Some(input), version, wish.view.fixed.spec.tty)
+        .map_err(no_socket)?;
     let server = server.clone();
     tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        match hijack::descriptor(&server, upgraded).await {
+        match client.descriptor(&server).await {
             Ok(client) => wish.hand_over(&server, client).await,
-            Err(error) => tracing::error!(%error, "cannot take over a connection"),
+            Err(error) => tracing::debug!(%error, "a client that wanted a stream did not take it"),
         }
     });
     Ok(answer)
+}
+
+/// Waits, briefly, until the client has read the head of the answer: some clients (docker-py) read the head
+/// through a buffer and the stream past it, and would lose what arrives together.
+async fn head_is_read(client: &tokio::net::UnixStream) {
+    const BRIEFLY: Duration = Duration::from_millis(20);
+    let read = async {
+        // Each read of the peer makes the socket writable anew.
+        while matches!(havre_sys::socket::is_drained(client), Ok(false)) {
+            let nothing = || Err::<(), _>(std::io::ErrorKind::WouldBlock.into());
+            client.try_io(tokio::io::Interest::WRITABLE, nothing).unwrap_or(());
+            client.writable().await.unwrap_or(());
+        }
+    };
+    tokio::time::timeout(BRIEFLY, read).await.unwrap_or(());
+}
+
+/// Out of descriptors.
+pub(crate) fn no_socket(error: std::io::Error) -> Refusal {
+    Refusal::new(ErrorKind::Internal, format!("cannot make a socket for the stream: {error}"))
 }
 
 /// Sends what is in the log so far.
@@ -115,6 +136,7 @@ async fn replay(server: &Server, view: &View, client: OwnedFd, spec: &AttachSpec
     let client = std::os::unix::net::UnixStream::from(client);
     client.set_nonblocking(true).ok()?;
     let mut client = tokio::net::UnixStream::from_std(client).ok()?;
+    head_is_read(&client).await;
     while let Ok(Some(entry)) = reader.next() {
         let wanted = if entry.stream == Stream::Stdout { spec.stdout } else { spec.stderr };
         if wanted {

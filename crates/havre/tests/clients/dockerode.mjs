@@ -37,10 +37,10 @@ assert.equal((await docker.info()).OSType, "linux");
 step("run");
 const options = { Labels: { clients: label }, HostConfig: { NetworkMode: "none" } };
 const out = new PassThrough();
+const printed = text(out);
 const [result, ran] = await docker.run(image, ["sh", "-c", "echo hi; exit 3"], out, { ...options, Tty: true });
 assert.equal(result.StatusCode, 3);
-out.end();
-assert.equal(String(await text(out)), "hi\r\n");
+assert.equal(String(await printed), "hi\r\n");
 await ran.remove();
 
 step("events from here on");

@@ -244,7 +244,7 @@ fn a08_numbers(world: &World) {
         (r#""ShmSize":-1"#, "shm"),
         (r#""MemorySwappiness":101"#, "swappiness"),
         (r#""Ulimits":[{"Name":"nofile","Soft":-2,"Hard":-2}]"#, "nofile"),
-        (r#""Ulimits":[{"Name":"nofile","Soft":10,"Hard":5}]"#, "nofile"),
+        (r#""Ulimits":[{"Name":"nofile","Soft":10,"Hard":5}]"#, "hard limit"),
         (r#""Ulimits":[{"Name":"nope","Soft":1,"Hard":1}]"#, "nope"),
         (r#""RestartPolicy":{"Name":"on-failure","MaximumRetryCount":-1}"#, "retry"),
         (r#""ConsoleSize":[-1,5]"#, "ConsoleSize"),
