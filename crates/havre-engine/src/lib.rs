@@ -36,6 +36,8 @@ use havre_image::Images;
 use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
 
+// What a client has not read yet is known to the kernel only.
+pub use havre_sys::socket::is_drained;
 pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;

@@ -115,7 +115,7 @@ async fn head_is_read(client: &tokio::net::UnixStream) {
     const BRIEFLY: Duration = Duration::from_millis(20);
     let read = async {
         // Each read of the peer makes the socket writable anew.
-        while matches!(havre_sys::socket::is_drained(client), Ok(false)) {
+        while matches!(havre_engine::is_drained(client), Ok(false)) {
             let nothing = || Err::<(), _>(std::io::ErrorKind::WouldBlock.into());
             client.try_io(tokio::io::Interest::WRITABLE, nothing).unwrap_or(());
             client.writable().await.unwrap_or(());
