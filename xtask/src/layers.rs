@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("image", &["store", "sys"]),
     ("engine", &["image", "store", "log", "runtime", "sys"]),
     ("server", &["api", "engine", "image", "log"]),
-    ("daemon", &["engine", "image", "log", "runtime", "server", "store", "sys"]),
+    ("daemon", &["api", "engine", "image", "log", "runtime", "server", "store", "sys"]),
     ("client", &["api"]),
     ("cli", &["api", "client"]),
     ("testkit", &["*"]),

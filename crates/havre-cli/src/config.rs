@@ -23,6 +23,7 @@ pub(crate) struct ConfigFile {
     pub(crate) detach_keys: String,
     pub(crate) ps_format: String,
     pub(crate) images_format: String,
+    pub(crate) stats_format: String,
 }
 
 /// The directory of the client's configuration.

@@ -1,5 +1,8 @@
 //! The commands: their table, how one is found, and the help of the groups.
 
+mod checkpoint;
+mod crowd;
+mod events;
 mod exec;
 mod image_tree;
 mod images;
@@ -8,8 +11,12 @@ mod lifecycle;
 mod logs;
 mod ps;
 mod run;
+mod stats;
 mod system;
+mod system_prune;
 mod transfer;
+mod update;
+mod usage;
 
 use std::fmt::Write as _;
 
@@ -70,11 +77,23 @@ static COMMANDS: &[&Command] = &[
     &inspect::IMAGE_INSPECT,
     &lifecycle::CONTAINER_PRUNE,
     &images::IMAGE_PRUNE,
+    &stats::STATS,
+    &update::UPDATE,
+    &events::EVENTS,
+    &usage::DF,
+    &system_prune::SYSTEM_PRUNE,
+    &checkpoint::CREATE,
+    &checkpoint::LS,
+    &checkpoint::RM,
 ];
 
 /// Groups of commands: name and what it is about.
-const GROUPS: [(&str, &str); 3] =
-    [("container", "Manage containers"), ("image", "Manage images"), ("system", "Manage the engine")];
+const GROUPS: [(&str, &str); 4] = [
+    ("checkpoint", "Manage checkpoints"),
+    ("container", "Manage containers"),
+    ("image", "Manage images"),
+    ("system", "Manage the engine"),
+];
 
 /// Commands of Docker's that wait for a later version.
 const LATER: &[&str] = &[
@@ -87,7 +106,6 @@ const LATER: &[&str] = &[
     "builder",
     "buildx",
     "bake",
-    "checkpoint",
     "compose",
     "config",
     "context",
@@ -104,22 +122,14 @@ const LATER: &[&str] = &[
     "commit",
     "cp",
     "diff",
-    "events",
     "export",
-    "stats",
-    "update",
     "container commit",
     "container cp",
     "container diff",
     "container export",
-    "container stats",
-    "container update",
     "image build",
     "image pull",
     "image push",
-    "system df",
-    "system events",
-    "system prune",
     "system dial-stdio",
     "completion",
 ];

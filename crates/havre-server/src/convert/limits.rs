@@ -31,6 +31,12 @@ const ULIMITS: &[&str] = &[
     "as",
 ];
 
+/// Whether a limit of this name exists.
+#[must_use]
+pub fn is_ulimit(name: &str) -> bool {
+    ULIMITS.contains(&name)
+}
+
 /// Parses `10m`, `1.5G`, `100` as bytes.
 pub(crate) fn parse_bytes(what: &str, text: &str) -> Result<u64, Refusal> {
     let invalid = || Refusal::invalid(format!("invalid value for {what}: invalid size: '{text}'"));
@@ -109,6 +115,9 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
     }
     if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
         return bad("Minimum memoryswap limit should be larger than memory limit, see usage");
+    }
+    if host.memory_swap < -1 {
+        return bad("Invalid value for memory swap: less than -1, which stands for unlimited swap");
     }
     if host.memory == 0 && host.memory_swap > 0 {
         return bad("You should always set the Memory limit when using Memoryswap limit, see usage");

@@ -1,7 +1,7 @@
 //! `/containers/...` but for streams.
 
 use bytes::Bytes;
-use havre_api::container::{CreateRequest, CreateResponse, WaitError, WaitResponse};
+use havre_api::container::{CreateResponse, WaitError, WaitResponse};
 use havre_api::{ApiVersion, Filters};
 use havre_base::ContainerName;
 use havre_engine::WaitFor;
@@ -55,9 +55,10 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
         }
     }
     let version = call.version;
-    let mut request: CreateRequest = body::read_json(call.request.into_body(), false).await?;
+    let mut request = body::read_create(call.request.into_body()).await?;
     versions::create_request(version, &mut request);
-    let converted = convert::create(&server.engine.containers, name.as_deref(), request)?;
+    let converted =
+        convert::create(&server.engine.containers, &server.info().defaults, name.as_deref(), request)?;
     let mut warnings = converted.warnings;
     warnings.extend(image_warnings(server, &converted.wanted.spec.image));
     let id = server.engine.containers.create(converted.wanted).await?;

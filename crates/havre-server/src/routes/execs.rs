@@ -63,7 +63,7 @@ pub(crate) async fn start(server: &Server, call: Call, id: &str) -> Handled {
     let (server, id) = (server.clone(), id.to_owned());
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let client = match hijack::descriptor(upgraded).await {
+        let client = match hijack::descriptor(&server, upgraded).await {
             Ok(client) => client,
             Err(error) => return tracing::error!(%error, "cannot take over a connection"),
         };

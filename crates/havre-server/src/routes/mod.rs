@@ -1,6 +1,7 @@
 //! The handlers, by what they act on.
 
 pub(crate) mod containers;
+pub(crate) mod debug;
 pub(crate) mod execs;
 pub(crate) mod events;
 pub(crate) mod filter;

@@ -95,7 +95,7 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
     let server = server.clone();
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        match hijack::descriptor(upgraded).await {
+        match hijack::descriptor(&server, upgraded).await {
             Ok(client) => wish.hand_over(&server, client).await,
             Err(error) => tracing::error!(%error, "cannot take over a connection"),
         }

@@ -7,7 +7,7 @@ use havre_api::system::{
 };
 use havre_api::ApiVersion;
 use havre_base::{Clock as _, SystemClock};
-use havre_engine::{OWN_RUNTIME, Settings};
+use havre_engine::{OWN_RUNTIME, Reloadable};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
 
@@ -44,10 +44,10 @@ fn kernel() -> String {
 }
 
 pub(crate) fn version(server: &Server) -> Answer {
-    let info = &server.info;
+    let info = server.info();
     let details = BTreeMap::from([
         ("ApiVersion".to_owned(), ApiVersion::CURRENT.to_string()),
-        ("MinAPIVersion".to_owned(), ApiVersion::OLDEST.to_string()),
+        ("MinAPIVersion".to_owned(), info.oldest.to_string()),
         ("Arch".to_owned(), architecture().to_owned()),
         ("GitCommit".to_owned(), info.git_commit.clone()),
         ("KernelVersion".to_owned(), kernel()),
@@ -62,7 +62,7 @@ pub(crate) fn version(server: &Server) -> Answer {
         }]),
         version: info.version.clone(),
         api_version: ApiVersion::CURRENT.to_string(),
-        min_api_version: ApiVersion::OLDEST.to_string(),
+        min_api_version: info.oldest.to_string(),
         git_commit: info.git_commit.clone(),
         os: "linux".into(),
         arch: architecture().into(),
@@ -93,7 +93,8 @@ fn host_name() -> String {
 }
 
 pub(crate) fn info(server: &Server, call: &Call) -> Handled {
-    let (engine, info) = (&server.engine, &server.info);
+    let (engine, info) = (&server.engine, server.info());
+    let live = engine.settings.live.get();
     let views = engine.containers.list();
     let count = |words: &[&str]| {
         let found = views.iter().filter(|view| words.contains(&view.now.state.word())).count();
@@ -105,6 +106,7 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
     let names = |list: &[&str]| Some(list.iter().map(|name| (*name).to_owned()).collect());
     let apparmor = std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists();
     let images = engine.images.count();
+    let [http, https, no_proxy] = &info.proxies;
     let shown = InfoResponse {
         id: info.id.clone(),
         containers: total,
@@ -132,7 +134,13 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
         n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, |list| i64::try_from(list.count()).unwrap_or(0)),
         oom_kill_disable: !v2,
         system_time: SystemClock.now().to_string(),
-        logging_driver: "json-file".into(),
+        logging_driver: info.defaults.log_driver.clone(),
+        n_goroutines: i64::try_from(tokio::runtime::Handle::current().metrics().num_alive_tasks())
+            .unwrap_or(i64::MAX),
+        http_proxy: http.clone(),
+        https_proxy: https.clone(),
+        no_proxy: no_proxy.clone(),
+        warnings: (!info.warnings.is_empty()).then(|| info.warnings.clone()),
         cgroup_driver: "cgroupfs".into(),
         cgroup_version: if v2 { "2" } else { "1" }.into(),
         kernel_version: kernel(),
@@ -148,8 +156,8 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
         labels: info.labels.clone(),
         experimental_build: info.experimental,
         server_version: info.version.clone(),
-        runtimes: runtimes(&engine.settings),
-        default_runtime: engine.settings.default_runtime.clone(),
+        runtimes: runtimes(&live),
+        default_runtime: live.default_runtime.clone(),
         swarm: SwarmInfo { local_node_state: "inactive".into(), ..SwarmInfo::default() },
         live_restore_enabled: true,
         init_binary: "havre".into(),
@@ -161,8 +169,8 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
 }
 
 /// Our own runtime, which is no program beside this one, and those of others.
-fn runtimes(settings: &Settings) -> BTreeMap<String, Runtime> {
-    let others = settings.runtimes.iter().map(|(name, runtime)| {
+fn runtimes(live: &Reloadable) -> BTreeMap<String, Runtime> {
+    let others = live.runtimes.iter().map(|(name, runtime)| {
         let args = (!runtime.args.is_empty()).then(|| runtime.args.clone());
         let path = runtime.path.to_string_lossy().into_owned();
         (name.clone(), Runtime { path, runtime_args: args, ..Runtime::default() })

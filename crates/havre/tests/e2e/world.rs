@@ -99,6 +99,16 @@ impl World {
         self.daemon = Some(daemon);
     }
 
+    /// The private daemon's process.
+    pub(crate) fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a private daemon").id()
+    }
+
+    /// Everything the daemon has said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
+    }
+
     /// A folder for files of tests.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -142,7 +152,7 @@ impl World {
 
     /// The end of the daemon's log, for a failure's report.
     pub(crate) fn print_log(&self) {
-        let log = std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         println!("--- the daemon's last lines\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
     }
