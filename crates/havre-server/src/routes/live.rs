@@ -152,8 +152,8 @@ fn entries(figures: &[DeviceFigure]) -> Vec<BlkioStatEntry> {
 }
 
 pub(crate) async fn update(server: &Server, call: Call, id: &str) -> Handled {
-    server.engine.containers.view(id)?;
     let wanted = body::read_json(call.request.into_body(), false).await?;
+    server.engine.containers.view(id)?;
     let warnings = server.engine.containers.update(id, convert::revision(wanted)?).await?;
     Ok(body::json(&UpdateResponse { warnings: (!warnings.is_empty()).then_some(warnings) }))
 }
