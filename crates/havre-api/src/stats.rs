@@ -143,9 +143,13 @@ mod tests {
 
     #[test]
     fn a_container_that_rests_has_docker_s_empty_answer() {
-        let text = serde_json::to_string(&StatsResponse { read: NEVER.into(), ..Default::default() }).unwrap();
+        let text =
+            serde_json::to_string(&StatsResponse { read: NEVER.into(), ..Default::default() }).unwrap();
         assert!(text.contains(r#""memory_stats":{},"pids_stats":{}"#), "{text}");
-        assert!(text.contains(r#""io_service_bytes_recursive":null"#) && !text.contains("networks"), "{text}");
+        assert!(
+            text.contains(r#""io_service_bytes_recursive":null"#) && !text.contains("networks"),
+            "{text}"
+        );
         assert!(text.contains(r#""throttling_data":{"periods":0,"throttled_periods":0,"throttled_time":0}"#));
         assert!(!text.contains("system_cpu_usage") && !text.contains("online_cpus"), "{text}");
     }

@@ -103,7 +103,8 @@ impl Containers {
 
     /// Removes the containers that do not run and that `wanted` chooses. One that is started meanwhile stays.
     pub async fn prune(&self, wanted: impl Fn(&View) -> bool) -> Result<Pruned, EngineError> {
-        let rests = |view: &View| !view.now.state.is_alive() && !matches!(view.now.state, State::Restarting(_));
+        let rests =
+            |view: &View| !view.now.state.is_alive() && !matches!(view.now.state, State::Restarting(_));
         let views: Vec<Arc<View>> =
             self.list().into_iter().filter(|view| rests(view) && wanted(view)).collect();
         let sizes = self.written(&views).await?;

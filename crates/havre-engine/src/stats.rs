@@ -125,7 +125,8 @@ fn read(launcher: &Launcher, view: &View) -> Option<Sample> {
     // The sum that `/proc/stat` has, but exact: it counts in hundredths of a second, and a short window
     // between two samples would be measured wrong.
     let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let nanos = |seconds: i64, rest: i64| u64::try_from(seconds.saturating_mul(1_000_000_000).saturating_add(rest));
+    let nanos =
+        |seconds: i64, rest: i64| u64::try_from(seconds.saturating_mul(1_000_000_000).saturating_add(rest));
     let up = nanos(up.tv_sec, up.tv_nsec).unwrap_or(0);
     usage.memory.limit = usage.memory.limit.min(machine_memory());
     let networks = match view.fixed.spec.network {

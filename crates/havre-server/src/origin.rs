@@ -37,6 +37,8 @@ fn is_address(host: &str) -> bool {
         return true;
     }
     let bare = match host.rsplit_once(':') {
+        // An IPv6 address without brackets has no port.
+        Some((name, _)) if name.contains(':') && !name.ends_with(']') => host,
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };

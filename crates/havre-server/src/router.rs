@@ -14,9 +14,7 @@ use hyper::{Method, Request, StatusCode};
 use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
-use crate::routes::{
-    containers, debug, events, execs, images, live, streams, system, usage, websocket,
-};
+use crate::routes::{containers, debug, events, execs, images, live, streams, system, usage, websocket};
 use crate::{Server, Transport, origin};
 
 /// One request, taken apart.

@@ -164,7 +164,10 @@ mod tests {
     #[test]
     fn the_key_of_the_rfc_has_the_answer_of_the_rfc() {
         assert_eq!(accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!((base64(b"f").as_str(), base64(b"fo").as_str(), base64(b"foo").as_str()), ("Zg==", "Zm8=", "Zm9v"));
+        assert_eq!(
+            (base64(b"f").as_str(), base64(b"fo").as_str(), base64(b"foo").as_str()),
+            ("Zg==", "Zm8=", "Zm9v")
+        );
     }
 
     #[test]

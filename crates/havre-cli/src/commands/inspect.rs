@@ -112,7 +112,9 @@ async fn find(
             Ok(object) => return Ok(object),
         }
     }
-    Err(Failure::plain(format!("Error: No such object: {name}")))
+    let message = format!("Error: No such object: {name}");
+    crate::failure::note_missing(&message);
+    Err(Failure::plain(message))
 }
 
 fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {

@@ -3,6 +3,9 @@
 mod checkpoint;
 mod crowd;
 mod events;
+mod complete;
+mod context;
+mod dial;
 mod exec;
 mod image_tree;
 mod images;
@@ -85,12 +88,34 @@ static COMMANDS: &[&Command] = &[
     &checkpoint::CREATE,
     &checkpoint::LS,
     &checkpoint::RM,
+    &context::CREATE,
+    &context::EXPORT,
+    &context::IMPORT,
+    &context::INSPECT,
+    &context::LS,
+    &context::RM,
+    &context::SHOW,
+    &context::UPDATE,
+    &context::USE,
+    &complete::BASH,
+    &complete::FISH,
+    &complete::ZSH,
+    &complete::COMPLETE,
+    &dial::DIAL_STDIO,
 ];
 
+/// Commands that no list shows: programs call them.
+const HIDDEN: &[&str] = &["__complete", "system dial-stdio"];
+
 /// Groups of commands: name and what it is about.
-const GROUPS: [(&str, &str); 4] = [
+const GROUPS: &[(&str, &str)] = &[
     ("checkpoint", "Manage checkpoints"),
+    (
+        "completion",
+        "Generate the autocompletion script for the specified shell\n\nSee each sub-command's help for how to use the generated script.",
+    ),
     ("container", "Manage containers"),
+    ("context", "Manage contexts"),
     ("image", "Manage images"),
     ("system", "Manage the engine"),
 ];
@@ -108,7 +133,6 @@ const LATER: &[&str] = &[
     "bake",
     "compose",
     "config",
-    "context",
     "manifest",
     "network",
     "node",
@@ -130,8 +154,6 @@ const LATER: &[&str] = &[
     "image build",
     "image pull",
     "image push",
-    "system dial-stdio",
-    "completion",
 ];
 
 /// The commands that a root help lists first.
@@ -143,6 +165,11 @@ pub(crate) enum Found {
     Command(&'static Command, String, Vec<String>),
     /// Everything was answered.
     Done,
+}
+
+/// The line of a description that lists show.
+fn summary(about: &str) -> &str {
+    about.split('\n').next().unwrap_or(about)
 }
 
 fn lookup(name: &str) -> Option<&'static Command> {
@@ -161,6 +188,14 @@ pub(crate) fn find(program: &str, mut words: Vec<String>) -> Result<Found, Failu
     }
     let mut words = words.into_iter();
     let first = words.next().unwrap_or_default();
+    if first == complete::COMPLETE.names[0] {
+        // Flags among the words are what is asked about.
+        return Ok(Found::Command(
+            &complete::COMPLETE,
+            first,
+            [String::from("--")].into_iter().chain(words).collect(),
+        ));
+    }
     if let Some(command) = lookup(&first) {
         return Ok(Found::Command(command, first, words.collect()));
     }
@@ -224,12 +259,13 @@ fn group_help(program: &str, group: &str, about: &str) -> String {
     let prefix = format!("{group} ");
     let mut rows: Vec<(&str, &str)> = COMMANDS
         .iter()
+        .filter(|command| !command.names.iter().any(|name| HIDDEN.contains(name)))
         .filter_map(|command| {
             command
                 .names
                 .iter()
                 .find_map(|name| name.strip_prefix(prefix.as_str()))
-                .map(|name| (name, command.about))
+                .map(|name| (name, summary(command.about)))
         })
         .collect();
     rows.sort_unstable();
@@ -243,8 +279,9 @@ fn group_help(program: &str, group: &str, about: &str) -> String {
 pub(crate) fn root_help(program: &str) -> String {
     let mut rows: Vec<(&str, &str)> = COMMANDS
         .iter()
+        .filter(|command| !command.names.iter().any(|name| HIDDEN.contains(name)))
         .filter_map(|command| {
-            command.names.iter().find(|name| !name.contains(' ')).map(|name| (*name, command.about))
+            command.names.iter().find(|name| !name.contains(' ')).map(|name| (*name, summary(command.about)))
         })
         .collect();
     let mut common = Vec::new();
@@ -257,7 +294,8 @@ pub(crate) fn root_help(program: &str) -> String {
         format!("Usage:  {program} [OPTIONS] COMMAND\n\nRun and manage containers\n\nCommon Commands:\n");
     listing(&mut out, &common);
     out.push_str("\nManagement Commands:\n");
-    listing(&mut out, &GROUPS);
+    let groups: Vec<(&str, &str)> = GROUPS.iter().map(|(name, about)| (*name, summary(about))).collect();
+    listing(&mut out, &groups);
     out.push_str("\nCommands:\n");
     listing(&mut out, &rows);
     write!(out, "\nGlobal Options:\n{}", spec::options(&global::visible_flags())).ok();

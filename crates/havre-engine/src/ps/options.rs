@@ -42,7 +42,8 @@ pub(crate) fn parse(args: &str) -> Result<Layout, String> {
     }
     while let Some(word) = words.next() {
         if let Some(long) = word.strip_prefix("--") {
-            let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
+            let (name, value) =
+                long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
             match name {
                 "forest" => asked.forest = true,
                 "format" => {
@@ -68,11 +69,7 @@ pub(crate) fn parse(args: &str) -> Result<Layout, String> {
             }
         }
     }
-    Ok(Layout {
-        columns: asked.columns()?,
-        threads: asked.threads || asked.spid,
-        forest: asked.forest,
-    })
+    Ok(Layout { columns: asked.columns()?, threads: asked.threads || asked.spid, forest: asked.forest })
 }
 
 fn no_format() -> String {

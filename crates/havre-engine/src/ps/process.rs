@@ -164,7 +164,8 @@ impl Process {
     }
 
     pub(crate) fn program(&self) -> String {
-        fs::read_link(self.folder.join("exe")).map_or_else(|_| "-".into(), |path| plain(&path.to_string_lossy()))
+        fs::read_link(self.folder.join("exe"))
+            .map_or_else(|_| "-".into(), |path| plain(&path.to_string_lossy()))
     }
 
     pub(crate) fn terminal(&self) -> String {

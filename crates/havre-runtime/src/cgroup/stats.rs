@@ -145,7 +145,10 @@ impl Cgroup {
                 limit: self.number("memory", "memory.limit_in_bytes"),
                 stats: lines(&self.text("memory", "memory.stat")),
             },
-            pids: PidsUsage { current: self.number("pids", "pids.current"), limit: limit.trim().parse().ok() },
+            pids: PidsUsage {
+                current: self.number("pids", "pids.current"),
+                limit: limit.trim().parse().ok(),
+            },
             block_io: self.block_io_v1(),
         }
     }
@@ -204,7 +207,10 @@ impl Cgroup {
                 current: self.number("pids", "pids.current"),
                 limit: Some(pids.trim().parse().unwrap_or(u64::MAX)),
             },
-            block_io: BlockIoUsage { bytes: bytes_v2(&self.text("io", "io.stat")), ..BlockIoUsage::default() },
+            block_io: BlockIoUsage {
+                bytes: bytes_v2(&self.text("io", "io.stat")),
+                ..BlockIoUsage::default()
+            },
         }
     }
 }

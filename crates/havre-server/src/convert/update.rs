@@ -88,8 +88,20 @@ fn merge(wanted: &HostConfig, host: &mut HostConfig) -> Result<(), &'static str>
         )* };
     }
     take!(
-        blkio_weight, cpu_shares, nano_cpus, cpu_period, cpu_quota, cpu_realtime_period, cpu_realtime_runtime,
-        cpuset_cpus, cpuset_mems, memory, memory_swap, memory_reservation, memory_swappiness, pids_limit
+        blkio_weight,
+        cpu_shares,
+        nano_cpus,
+        cpu_period,
+        cpu_quota,
+        cpu_realtime_period,
+        cpu_realtime_runtime,
+        cpuset_cpus,
+        cpuset_mems,
+        memory,
+        memory_swap,
+        memory_reservation,
+        memory_swappiness,
+        pids_limit
     );
     for (new, old) in [
         (&wanted.blkio_device_read_bps, &mut host.blkio_device_read_bps),
@@ -153,9 +165,11 @@ fn refuse_the_rest(wanted: &HostConfig) -> Result<(), Refusal> {
         serde_json::Value::Object(map) => map.is_empty(),
         value => value.is_null(),
     };
-    let differs = value.as_object().into_iter().flatten().find(|(name, value)| {
-        !empty(value) && plain.get(name.as_str()) != Some(*value)
-    });
+    let differs = value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .find(|(name, value)| !empty(value) && plain.get(name.as_str()) != Some(*value));
     match differs {
         None => Ok(()),
         Some((name, _)) => Err(Refusal::new(
@@ -175,7 +189,8 @@ mod tests {
 
     #[test]
     fn what_is_set_is_taken_and_the_rest_stays() {
-        let host = HostConfig { memory: 64 << 20, memory_swap: 128 << 20, cpu_shares: 5, ..Default::default() };
+        let host =
+            HostConfig { memory: 64 << 20, memory_swap: 128 << 20, cpu_shares: 5, ..Default::default() };
         let wanted = HostConfig { memory: 32 << 20, pids_limit: Some(7), ..Default::default() };
         let host = merged(wanted, host).unwrap();
         assert_eq!((host.memory, host.memory_swap, host.cpu_shares), (32 << 20, 128 << 20, 5));

@@ -126,7 +126,8 @@ fn passes(filters: &Filters, event: &Happening) -> bool {
             && !value.is_empty()
             && (event.id.starts_with(value) || attribute("name") == value.trim_start_matches('/'))
     };
-    let objects = ["container", "volume", "network", "plugin", "daemon", "service", "node", "secret", "config"];
+    let objects =
+        ["container", "volume", "network", "plugin", "daemon", "service", "node", "secret", "config"];
     any("type", &|value| event.kind == value)
         // `exec_create` is `exec_create: sh -c ...`, `health_status` is `health_status: healthy`.
         && any("event", &|value| event.action == value || event.action.split(':').next() == Some(value))
@@ -242,7 +243,8 @@ mod tests {
 
     #[test]
     fn filters_choose_by_kind_action_and_object() {
-        let exec = event("container", "exec_create: sh", &[("name", "web"), ("image", "busybox:1"), ("a", "b")]);
+        let exec =
+            event("container", "exec_create: sh", &[("name", "web"), ("image", "busybox:1"), ("a", "b")]);
         for (filters, want) in [
             (r#"{"type":["container"],"event":["exec_create"]}"#, true),
             (r#"{"event":["exec_start"]}"#, false),

@@ -79,8 +79,11 @@ impl PortRange {
         let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
         let (first, last) = (first.parse().ok()?, last.parse().ok()?);
         let protocol = protocol.to_ascii_lowercase();
-        (first <= last && matches!(protocol.as_str(), "tcp" | "udp" | "sctp"))
-            .then_some(Self { first, last, protocol })
+        (first <= last && matches!(protocol.as_str(), "tcp" | "udp" | "sctp")).then_some(Self {
+            first,
+            last,
+            protocol,
+        })
     }
 
     fn meets(&self, other: &Self) -> bool {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use havre_api::Filters;
 use havre_api::container::{PruneResponse, TopResponse, UpdateResponse};
 use havre_api::stats::{
-    BlkioStatEntry, BlkioStats, CpuStats, CpuUsage, MemoryStats, NEVER, NetworkStats, PidsStats, StatsResponse,
-    ThrottlingData,
+    BlkioStatEntry, BlkioStats, CpuStats, CpuUsage, MemoryStats, NEVER, NetworkStats, PidsStats,
+    StatsResponse, ThrottlingData,
 };
 use havre_base::{Clock as _, SystemClock, Timestamp};
 use havre_engine::{DeviceFigure, Reading, Sample, View};
@@ -84,8 +84,7 @@ fn response(view: &View, before: &Reading, now: &Reading) -> StatsResponse {
         failcnt: usage.memory.failures,
         limit: usage.memory.limit,
     };
-    shown.pids_stats =
-        PidsStats { current: usage.pids.current, limit: usage.pids.limit.unwrap_or_default() };
+    shown.pids_stats = PidsStats { current: usage.pids.current, limit: usage.pids.limit.unwrap_or_default() };
     // Where the controllers are on v2, there is one list and the others are absent.
     let list = |figures: &[DeviceFigure]| (!usage.unified).then(|| entries(figures));
     let io = &usage.block_io;
@@ -103,8 +102,10 @@ fn response(view: &View, before: &Reading, now: &Reading) -> StatsResponse {
         .networks
         .iter()
         .map(|(name, traffic)| {
-            let ([rx_bytes, rx_packets, rx_errors, rx_dropped], [tx_bytes, tx_packets, tx_errors, tx_dropped]) =
-                (traffic.received, traffic.sent);
+            let (
+                [rx_bytes, rx_packets, rx_errors, rx_dropped],
+                [tx_bytes, tx_packets, tx_errors, tx_dropped],
+            ) = (traffic.received, traffic.sent);
             let shown = NetworkStats {
                 rx_bytes,
                 rx_packets,

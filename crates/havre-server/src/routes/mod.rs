@@ -2,8 +2,8 @@
 
 pub(crate) mod containers;
 pub(crate) mod debug;
-pub(crate) mod execs;
 pub(crate) mod events;
+pub(crate) mod execs;
 pub(crate) mod filter;
 pub(crate) mod images;
 pub(crate) mod live;

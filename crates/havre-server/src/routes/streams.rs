@@ -36,7 +36,12 @@ pub(crate) struct Wish {
 
 impl Wish {
     /// Reads it. With `framed`, output is in frames unless the container has a terminal.
-    pub(crate) async fn read(server: &Server, query: &Query, id: &str, framed: bool) -> Result<Self, Refusal> {
+    pub(crate) async fn read(
+        server: &Server,
+        query: &Query,
+        id: &str,
+        framed: bool,
+    ) -> Result<Self, Refusal> {
         let view = server.engine.containers.view(id)?;
         let keys = convert::detach_keys(query.get("detachKeys").unwrap_or(""))?;
         let (logs, stream) = (query.flag("logs"), query.flag("stream"));

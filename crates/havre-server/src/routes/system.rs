@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use havre_api::ApiVersion;
 use havre_api::system::{
     Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse,
 };
-use havre_api::ApiVersion;
 use havre_base::{Clock as _, SystemClock};
 use havre_engine::{OWN_RUNTIME, Reloadable};
 use hyper::StatusCode;
