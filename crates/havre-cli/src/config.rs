@@ -30,6 +30,7 @@ pub(crate) struct ConfigFile {
     pub(crate) detach_keys: String,
     pub(crate) ps_format: String,
     pub(crate) images_format: String,
+    pub(crate) stats_format: String,
     /// Sent with every request.
     #[serde(rename = "HttpHeaders")]
     pub(crate) http_headers: BTreeMap<String, String>,

@@ -136,6 +136,7 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["containers", id, "stats"] if get => live::stats(server, &call, id).await,
         ["containers", id, "update"] if post => live::update(server, call, id).await,
         ["containers", "prune"] if post => live::prune(server, &call).await,
+        [kind @ ("networks" | "volumes" | "build"), "prune"] if post => live::prune_nothing(&call, kind),
         ["containers", id, "checkpoints"] if get || post => live::checkpoints(server, id),
         ["containers", id, "checkpoints", _] if delete => live::checkpoints(server, id),
         ["containers", id, "attach"] if post => streams::attach(server, call, id).await,

@@ -17,6 +17,7 @@ const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Close {
     Normal = 1000,
+    GoingAway = 1001,
     Protocol = 1002,
     TooBig = 1009,
     Internal = 1011,

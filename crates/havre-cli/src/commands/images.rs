@@ -217,7 +217,7 @@ fn since(created: i64, now: i64) -> String {
     if created <= 0 { "N/A".into() } else { format!("{} ago", human_duration(now - created)) }
 }
 
-fn removed(entries: &[DeleteResponse]) -> String {
+pub(super) fn removed(entries: &[DeleteResponse]) -> String {
     entries
         .iter()
         .map(|entry| match (&entry.untagged, &entry.deleted) {

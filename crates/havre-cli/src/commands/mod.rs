@@ -1,5 +1,8 @@
 //! The commands: their table, how one is found, and the help of the groups.
 
+mod checkpoint;
+mod crowd;
+mod events;
 mod complete;
 mod context;
 mod dial;
@@ -11,8 +14,12 @@ mod lifecycle;
 mod logs;
 mod ps;
 mod run;
+mod stats;
 mod system;
+mod system_prune;
 mod transfer;
+mod update;
+mod usage;
 
 use std::fmt::Write as _;
 
@@ -73,6 +80,14 @@ static COMMANDS: &[&Command] = &[
     &inspect::IMAGE_INSPECT,
     &lifecycle::CONTAINER_PRUNE,
     &images::IMAGE_PRUNE,
+    &stats::STATS,
+    &update::UPDATE,
+    &events::EVENTS,
+    &usage::DF,
+    &system_prune::SYSTEM_PRUNE,
+    &checkpoint::CREATE,
+    &checkpoint::LS,
+    &checkpoint::RM,
     &context::CREATE,
     &context::EXPORT,
     &context::IMPORT,
@@ -94,6 +109,7 @@ const HIDDEN: &[&str] = &["__complete", "system dial-stdio"];
 
 /// Groups of commands: name and what it is about.
 const GROUPS: &[(&str, &str)] = &[
+    ("checkpoint", "Manage checkpoints"),
     (
         "completion",
         "Generate the autocompletion script for the specified shell\n\nSee each sub-command's help for how to use the generated script.",
@@ -115,7 +131,6 @@ const LATER: &[&str] = &[
     "builder",
     "buildx",
     "bake",
-    "checkpoint",
     "compose",
     "config",
     "manifest",
@@ -131,22 +146,14 @@ const LATER: &[&str] = &[
     "commit",
     "cp",
     "diff",
-    "events",
     "export",
-    "stats",
-    "update",
     "container commit",
     "container cp",
     "container diff",
     "container export",
-    "container stats",
-    "container update",
     "image build",
     "image pull",
     "image push",
-    "system df",
-    "system events",
-    "system prune",
 ];
 
 /// The commands that a root help lists first.

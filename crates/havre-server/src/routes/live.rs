@@ -153,8 +153,8 @@ fn entries(figures: &[DeviceFigure]) -> Vec<BlkioStatEntry> {
 }
 
 pub(crate) async fn update(server: &Server, call: Call, id: &str) -> Handled {
-    server.engine.containers.view(id)?;
     let wanted = body::read_json(call.request.into_body(), false).await?;
+    server.engine.containers.view(id)?;
     let warnings = server.engine.containers.update(id, convert::revision(wanted)?).await?;
     Ok(body::json(&UpdateResponse { warnings: (!warnings.is_empty()).then_some(warnings) }))
 }
@@ -208,4 +208,16 @@ pub(crate) fn no_checkpoint(server: &Server, call: &Call) -> Result<(), Refusal>
         return Err(Refusal::not_yet("starting from a checkpoint"));
     }
     Err(Refusal::invalid("checkpoint is only supported in experimental mode"))
+}
+
+/// Kinds of objects that wait to be built: there is none to remove, and saying so is true. `docker system
+/// prune` asks for each of them.
+pub(crate) fn prune_nothing(call: &Call, kind: &str) -> Handled {
+    Filters::parse(call.query.get("filters").unwrap_or(""))
+        .map_err(|error| Refusal::invalid(error.to_string()))?;
+    Ok(body::json(&match kind {
+        "networks" => serde_json::json!({ "NetworksDeleted": null }),
+        "volumes" => serde_json::json!({ "VolumesDeleted": [], "SpaceReclaimed": 0 }),
+        _ => serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
+    }))
 }

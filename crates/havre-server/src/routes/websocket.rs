@@ -66,6 +66,7 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     let upgrade = hyper::upgrade::on(&mut request);
     let (server, text) = (server.clone(), version < BINARY);
+    let closing = server.until_closing();
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let pair = UnixStream::pair()
@@ -75,8 +76,10 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
             Ok(pair) => pair,
             Err(error) => return tracing::error!(%error, "cannot make a socket for a client"),
         };
-        let ((), ()) =
-            tokio::join!(wish.hand_over(&server, theirs.into()), bridge(TokioIo::new(upgraded), ours, text));
+        let ((), ()) = tokio::join!(
+            wish.hand_over(&server, theirs.into()),
+            bridge(TokioIo::new(upgraded), ours, text, closing)
+        );
     });
     Ok(answer)
 }
@@ -93,6 +96,8 @@ impl<W: AsyncWrite + Unpin> Outward<W> {
     async fn send(&mut self, frames: &BytesMut) -> std::io::Result<()> {
         self.torn = true;
         self.client.write_all(frames).await?;
+        // TLS keeps what is not flushed.
+        self.client.flush().await?;
         self.torn = false;
         Ok(())
     }
@@ -100,13 +105,19 @@ impl<W: AsyncWrite + Unpin> Outward<W> {
 
 /// Carries bytes until either side ends. Each direction waits for itself only: a container that does not read
 /// must not keep its output from the client.
-async fn bridge<S: AsyncRead + AsyncWrite>(client: S, shim: UnixStream, text: bool) {
+async fn bridge<S: AsyncRead + AsyncWrite>(
+    client: S,
+    shim: UnixStream,
+    text: bool,
+    closing: impl Future<Output = ()>,
+) {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_shim, to_shim) = shim.into_split();
     let outward = Mutex::new(Outward { client: to_client, torn: false });
     let code = tokio::select! {
         code = inward(from_client, to_shim, &outward) => code,
         code = outputs(from_shim, &outward, text) => code,
+        () = closing => Some(Close::GoingAway as u16),
     };
     let mut outward = outward.into_inner();
     if let (Some(code), false) = (code, outward.torn) {

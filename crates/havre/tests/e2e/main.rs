@@ -21,6 +21,7 @@ mod external;
 mod hostile;
 mod images;
 mod limits;
+mod live;
 mod terminal;
 mod world;
 
@@ -35,12 +36,12 @@ type Test = (&'static str, fn(&World, &Client));
 
 /// What every client is held to.
 fn through_every_client() -> impl Iterator<Item = &'static Test> {
-    cases::ALL.iter().chain(images::ALL).chain(external::ALL).chain(debian::ALL)
+    cases::ALL.iter().chain(images::ALL).chain(live::ALL).chain(external::ALL).chain(debian::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
 fn through_one_client() -> impl Iterator<Item = &'static Test> {
-    limits::ALL.iter().chain(confinement::ALL).chain(hostile::ALL)
+    limits::ALL.iter().chain(live::API).chain(confinement::ALL).chain(hostile::ALL)
 }
 
 fn main() -> ExitCode {
