@@ -77,6 +77,14 @@ impl DaemonError {
 /// Runs the daemon; `args` do not hold the program's name.
 pub fn main(args: &[String], as_dockerd: bool) -> ExitCode {
     let program = if as_dockerd { "dockerd" } else { "havre daemon" };
+    // What our starter left open (sockets to listen on among it) is ours, and not for the shims, which
+    // outlive us.
+    if let Err(error) = havre_sys::process::close_on_exec_from(3) {
+        complain(&format!(
+            "{program}: cannot keep inherited descriptors from the containers' shims: {error}"
+        ));
+        return ExitCode::FAILURE;
+    }
     match run(args, as_dockerd, program) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -22,6 +22,7 @@ use crate::names;
 use crate::record::{CONTAINERS, Changing, Fixed, STATES, View};
 use crate::spec::{ContainerSpec, ExecSpec, IpcMode, NetworkMode, Sharing};
 use crate::state::State;
+use crate::stats::Samplers;
 use crate::{EngineError, OWN_RUNTIME};
 
 /// Commands that may wait for one container's task.
@@ -51,10 +52,11 @@ pub struct CreateRequest {
 
 /// All containers of the engine.
 pub struct Containers {
-    launcher: Arc<Launcher>,
+    pub(crate) launcher: Arc<Launcher>,
     index: Arc<Index>,
+    pub(crate) samplers: Arc<Samplers>,
     /// Protects the set of tasks.
-    tasks: Mutex<JoinSet<()>>,
+    pub(crate) tasks: Mutex<JoinSet<()>>,
 }
 
 impl Containers {
@@ -63,7 +65,7 @@ impl Containers {
         let mut tasks = JoinSet::new();
         let reaping = Arc::clone(&launcher);
         tasks.spawn(async move { reaping.reaper.run().await });
-        Self { launcher, index, tasks: Mutex::new(tasks) }
+        Self { launcher, index, samplers: Arc::default(), tasks: Mutex::new(tasks) }
     }
 
     /// Creates a container. Nothing touches the kernel; after the answer it survives power loss.
@@ -197,7 +199,7 @@ impl Containers {
         answer.await.map_err(|_| gone())?
     }
 
-    async fn ask_named<T>(
+    pub(crate) async fn ask_named<T>(
         &self,
         text: &str,
         command: impl FnOnce(Reply<T>) -> Command,

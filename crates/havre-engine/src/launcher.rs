@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use havre_base::{ContainerId, ContainerName, ExecId};
 use havre_image::Images;
-use havre_oci::runtime::{LinuxCapabilities, Process, Spec};
+use havre_oci::runtime::{LinuxCapabilities, LinuxResources, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
-use havre_runtime::cgroup::Cgroup;
+use havre_runtime::cgroup::{Cgroup, Changed};
 use havre_runtime::shim::protocol::{Exit, LogConfig, RootConfig, ShimConfig};
 use havre_store::db::{Batch, Db};
 use tokio::sync::oneshot;
@@ -287,6 +287,19 @@ impl Launcher {
             Some(_) => None,
         };
         Ok((process, filter))
+    }
+
+    /// Changes the limits of a running container, all or none.
+    pub(crate) fn limit(
+        &self,
+        fixed: &Fixed,
+        resources: &LinuxResources,
+    ) -> Result<(Cgroup, Changed), EngineError> {
+        let changed = Cgroup::open(&self.cgroup_path(fixed)).and_then(|cgroup| {
+            let changed = cgroup.change(resources)?;
+            Ok((cgroup, changed))
+        });
+        changed.map_err(|source| EngineError::Update { id: fixed.id.clone(), source })
     }
 
     pub(crate) fn freeze(&self, fixed: &Fixed, frozen: bool) -> Result<(), EngineError> {

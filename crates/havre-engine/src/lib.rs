@@ -16,8 +16,10 @@ mod launcher;
 mod link;
 mod merged;
 mod names;
+mod observe;
 mod plan;
 mod propagation;
+mod ps;
 mod reaper;
 mod record;
 mod recovery;
@@ -26,6 +28,7 @@ mod settings;
 pub mod signal;
 pub mod spec;
 mod state;
+mod stats;
 
 use std::sync::Arc;
 
@@ -33,16 +36,20 @@ use havre_image::Images;
 use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
 
-pub use container::{Attachment, ExecView};
+pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};
+pub use havre_runtime::cgroup::DeviceFigure;
 pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
 pub use merged::Merged;
+pub use observe::Pruned;
 pub use plan::protected_paths;
+pub use ps::Table;
 pub use record::{Changing, Fixed, View};
 pub use settings::{Live, OWN_RUNTIME, Reloadable, STOP_TIMEOUT, Settings};
 pub use state::State;
+pub use stats::{Reading, Sample, Traffic};
 
 /// The services of an engine.
 pub struct Engine {

@@ -79,7 +79,7 @@ pub(crate) fn label_pair(text: &str) -> (String, Option<String>) {
 }
 
 /// A Unix time, RFC 3339, a date, or a duration before now.
-pub(crate) fn point_in_time(text: &str, now: Timestamp) -> Option<Timestamp> {
+pub fn point_in_time(text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Some(back) = go_duration(text) {
         return Some(Timestamp::from_nanos(now.as_nanos().saturating_sub(back)));
     }

@@ -30,7 +30,7 @@ use havre_store::{Batch, Content, Db, Snapshots, Table};
 
 pub use archive::{LoadEvent, Loaded};
 pub use error::ImageError;
-pub use filter::ListSpec;
+pub use filter::{ListSpec, point_in_time};
 pub use hello::HELLO_LABEL;
 pub use import::ImportSpec;
 pub use prune::PruneSpec;
@@ -367,6 +367,12 @@ impl Images {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of the files that a container wrote.
+    #[must_use]
+    pub fn written(&self, container: &ContainerId) -> u64 {
+        self.snapshots.written(container)
     }
 
     /// Bytes of all layers, and of each image's those no other has.

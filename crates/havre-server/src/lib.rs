@@ -18,6 +18,7 @@ mod routes;
 mod shows;
 mod traffic;
 mod versions;
+mod websocket;
 
 use std::sync::{Arc, PoisonError, RwLock};
 

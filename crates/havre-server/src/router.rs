@@ -14,7 +14,7 @@ use hyper::{Method, Request, StatusCode};
 use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
-use crate::routes::{containers, debug, execs, images, streams, system};
+use crate::routes::{containers, debug, events, execs, images, live, streams, system, usage, websocket};
 use crate::{Server, Transport, origin};
 
 /// One request, taken apart.
@@ -112,7 +112,8 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["_ping"] if get || head => Ok(system::ping(head)),
         ["version"] if get => Ok(system::version(server)),
         ["info"] if get => system::info(server, &call),
-        ["events"] if get => system::events(server, &call),
+        ["events"] if get => events::events(server, &call),
+        ["system", "df"] if get => usage::df(server, &call).await,
 
         ["containers", "json"] if get => containers::list(server, &call),
         ["containers", "create"] if post => containers::create(server, call).await,
@@ -130,6 +131,13 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["containers", id, "resize"] if post => containers::resize(server, &call, id).await,
         ["containers", id, "wait"] if post => containers::wait(server, &call, id),
         ["containers", id, "logs"] if get => streams::logs(server, &call, id),
+        ["containers", id, "attach", "ws"] if get => websocket::attach(server, call, id).await,
+        ["containers", id, "top"] if get => live::top(server, &call, id).await,
+        ["containers", id, "stats"] if get => live::stats(server, &call, id).await,
+        ["containers", id, "update"] if post => live::update(server, call, id).await,
+        ["containers", "prune"] if post => live::prune(server, &call).await,
+        ["containers", id, "checkpoints"] if get || post => live::checkpoints(server, id),
+        ["containers", id, "checkpoints", _] if delete => live::checkpoints(server, id),
         ["containers", id, "attach"] if post => streams::attach(server, call, id).await,
         ["containers", id, "exec"] if post => execs::create(server, call, id).await,
         ["containers", id] if delete => containers::remove(server, &call, id).await,
@@ -189,15 +197,9 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         return Err(refusal);
     }
     let what = match parts {
-        ["containers", "prune"] => "pruning containers",
-        ["containers", _, "attach", "ws"] => "attaching over a websocket",
         ["containers", _, "archive"] => "copying files (docker cp)",
-        ["containers", _, "top"] => "listing a container's processes (docker top)",
         ["containers", _, "changes"] => "listing changed files (docker diff)",
         ["containers", _, "export"] => "exporting a container",
-        ["containers", _, "stats"] => "resource statistics (docker stats)",
-        ["containers", _, "update"] => "changing a container's limits (docker update)",
-        ["containers", _, "checkpoints", ..] => "checkpoints",
         ["images", "search"] => "searching a registry",
         ["images", _, .., "push"] => "pushing images",
         ["images", _, .., "attestations"] => "attestations of images",
@@ -206,7 +208,6 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         ["distribution", _, .., "json"] => "inspecting a registry's images",
         ["build", ..] => "building images",
         ["session" | "grpc"] => "BuildKit sessions",
-        ["system", "df"] => "disk usage (docker system df)",
         ["networks", ..] => "networks",
         ["volumes", ..] => "volumes",
         ["plugins", ..] => "plugins",

@@ -52,6 +52,13 @@ pub(crate) fn json(version: ApiVersion, shape: Shape, value: &impl Serialize) ->
     }
 }
 
+/// The same as a part of another document.
+pub(crate) fn value(version: ApiVersion, shape: Shape, value: &impl Serialize) -> Value {
+    let mut document = serde_json::to_value(value).unwrap_or_default();
+    change(version, shape, &mut document);
+    document
+}
+
 fn change(version: ApiVersion, shape: Shape, document: &mut Value) {
     if let Value::Array(list) = document {
         for entry in list {

@@ -6,6 +6,7 @@
 mod limits;
 mod mounts;
 mod security;
+mod update;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ use crate::error::Refusal;
 
 pub use limits::is_ulimit;
 pub(crate) use limits::parse_bytes;
+pub(crate) use update::revision;
 
 /// The most bytes all variables together may take: what the kernel would refuse anyway (execve(2)).
 const MAX_ENV: usize = 1 << 20;
@@ -225,6 +227,9 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
     fill(&mut host.ipc_mode, "private");
     fill(&mut host.cgroupns_mode, if spec.cgroupns_host { "host" } else { "private" });
     fill(&mut host.network_mode, "default");
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
     let (masked, readonly) = havre_engine::protected_paths(spec);
     host.masked_paths = Some(masked);
     host.readonly_paths = Some(readonly);

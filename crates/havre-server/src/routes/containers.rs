@@ -23,6 +23,7 @@ pub(crate) fn list(server: &Server, call: &Call) -> Handled {
     let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
         .map_err(|error| Refusal::invalid(error.to_string()))?;
     filter::check(&filters)?;
+    filter::check_names(&server.engine, &filters)?;
     let limit = call.query.number("limit")?.filter(|limit| *limit > 0);
     let wants_state = filters.has("status") || filters.has("exited");
     let all = call.query.flag("all")
@@ -100,6 +101,7 @@ pub(crate) async fn start(server: &Server, call: Call, id: &str) -> Handled {
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));
     }
+    crate::routes::live::no_checkpoint(server, &call)?;
     server.engine.containers.start(id).await?;
     Ok(no_content())
 }

@@ -131,11 +131,24 @@ pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
         given.entry("reference".into()).or_default().push(text.to_owned());
     }
     let spec = ListSpec::parse(call.query.flag("all"), &given)?;
+    let (list, _) = summaries(server, spec, call.query.flag("shared-size")).await?;
+    Ok(versions::json(call.version, Shape::ImageList, &list))
+}
+
+/// All images with what they share, and the bytes of all layers.
+pub(crate) async fn usage(server: &Server) -> Result<(Vec<ImageSummary>, i64), Refusal> {
+    summaries(server, ListSpec::parse(false, &BTreeMap::new())?, true).await
+}
+
+async fn summaries(
+    server: &Server,
+    spec: ListSpec,
+    shared_wanted: bool,
+) -> Result<(Vec<ImageSummary>, i64), Refusal> {
     let engine = Arc::clone(&server.engine);
     let (views, usage) =
         blocking(move || Ok((engine.images.list(&spec)?, engine.images.disk_usage()))).await?;
     let containers = server.engine.containers.list();
-    let shared_wanted = call.query.flag("shared-size");
     let summary = |view: &ImageView| ImageSummary {
         containers: i64::try_from(containers.iter().filter(|one| one.fixed.image == view.id).count())
             .unwrap_or(-1),
@@ -153,8 +166,7 @@ pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
         size: count_of(view.size),
         ..ImageSummary::default()
     };
-    let list: Vec<_> = views.iter().map(summary).collect();
-    Ok(versions::json(call.version, Shape::ImageList, &list))
+    Ok((views.iter().map(summary).collect(), count_of(usage.layers)))
 }
 
 /// Docker prints no labels as null.

@@ -1,6 +1,7 @@
 //! Attach and logs.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
@@ -10,6 +11,7 @@ use havre_engine::{AttachSpec, View};
 use havre_log::{Entry, ReadSpec, Reader, Stream};
 use hyper::StatusCode;
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 
 use crate::body::{self, Answer, Sink};
 use crate::error::Refusal;
@@ -22,39 +24,51 @@ type Handled = Result<Answer, Refusal>;
 /// A piece of a log answer, in bytes: large enough to be cheap, small enough to be prompt.
 const PIECE: usize = 32 * 1024;
 
-pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
-    let Call { version, query, mut request } = call;
-    let view = server.engine.containers.view(id)?;
-    let keys = convert::detach_keys(query.get("detachKeys").unwrap_or(""))?;
-    let terminal = view.fixed.spec.tty;
-    let (logs, stream) = (query.flag("logs"), query.flag("stream"));
-    let spec = AttachSpec {
-        stdin: query.flag("stdin"),
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-        multiplexed: !terminal,
-        detach_keys: keys,
-    };
-    if view.now.state.word() == "paused" {
-        return Err(havre_engine::EngineError::State(format!(
-            "container {id} is paused, unpause the container before attach"
-        ))
-        .into());
-    }
-    let upgrade = hyper::upgrade::on(&mut request);
-    let (parts, _) = request.into_parts();
-    let answer = hijack::answer(&parts, version, terminal);
-    let server = server.clone();
-    // Before the answer: a start that follows it must not overtake the client.
-    let announced = if stream { server.engine.containers.announce(view.id().as_str()).await? } else { None };
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        let client = match hijack::descriptor(&server, upgraded).await {
-            Ok(client) => client,
-            Err(error) => return tracing::error!(%error, "cannot take over a connection"),
+/// What a client that attaches wants, of whom.
+pub(crate) struct Wish {
+    view: Arc<View>,
+    spec: AttachSpec,
+    logs: bool,
+    stream: bool,
+    /// The container's start waits for this client.
+    announced: Option<oneshot::Sender<(AttachSpec, OwnedFd)>>,
+}
+
+impl Wish {
+    /// Reads it. With `framed`, output is in frames unless the container has a terminal.
+    pub(crate) async fn read(
+        server: &Server,
+        query: &Query,
+        id: &str,
+        framed: bool,
+    ) -> Result<Self, Refusal> {
+        let view = server.engine.containers.view(id)?;
+        let keys = convert::detach_keys(query.get("detachKeys").unwrap_or(""))?;
+        let (logs, stream) = (query.flag("logs"), query.flag("stream"));
+        let spec = AttachSpec {
+            stdin: query.flag("stdin"),
+            stdout: query.flag("stdout"),
+            stderr: query.flag("stderr"),
+            multiplexed: framed && !view.fixed.spec.tty,
+            detach_keys: keys,
         };
+        if view.now.state.word() == "paused" {
+            return Err(havre_engine::EngineError::State(format!(
+                "container {id} is paused, unpause the container before attach"
+            ))
+            .into());
+        }
+        // Before the answer: a start that follows it must not overtake the client.
+        let announced =
+            if stream { server.engine.containers.announce(view.id().as_str()).await? } else { None };
+        Ok(Self { view, spec, logs, stream, announced })
+    }
+
+    /// Gives the client to the container.
+    pub(crate) async fn hand_over(self, server: &Server, client: OwnedFd) {
+        let Self { view, spec, logs, stream, announced } = self;
         let client = if logs {
-            match replay(&server, &view, client, &spec).await {
+            match replay(server, &view, client, &spec).await {
                 Some(client) => client,
                 None => return,
             }
@@ -73,6 +87,22 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
             && let Err(error) = server.engine.containers.attach(view.id().as_str(), client.0, client.1).await
         {
             tracing::debug!(container = %view.id(), %error, "attach failed");
+        }
+    }
+}
+
+pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
+    let Call { version, query, mut request } = call;
+    let wish = Wish::read(server, &query, id, true).await?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (parts, _) = request.into_parts();
+    let answer = hijack::answer(&parts, version, wish.view.fixed.spec.tty);
+    let server = server.clone();
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        match hijack::descriptor(&server, upgraded).await {
+            Ok(client) => wish.hand_over(&server, client).await,
+            Err(error) => tracing::error!(%error, "cannot take over a connection"),
         }
     });
     Ok(answer)
@@ -168,7 +198,11 @@ pub(crate) fn logs(server: &Server, call: &Call, id: &str) -> Handled {
     }
     let tail = match query.get("tail") {
         None | Some("" | "all") => None,
-        Some(text) => text.parse::<i64>().ok().and_then(|lines| usize::try_from(lines).ok()),
+        // A negative number is all of them, as for Docker.
+        Some(text) => match text.parse::<i64>() {
+            Ok(lines) => usize::try_from(lines).ok(),
+            Err(_) => return Err(Refusal::invalid(format!("invalid value for tail: {text:?} is no number"))),
+        },
     };
     let terminal = view.fixed.spec.tty;
     let wanted = Wanted {

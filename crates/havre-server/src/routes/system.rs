@@ -1,25 +1,20 @@
-//! `/_ping`, `/version`, `/info`, `/events`.
+//! `/_ping`, `/version`, `/info`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use bytes::Bytes;
-use havre_api::event::{EventActor, EventMessage};
+use havre_api::ApiVersion;
 use havre_api::system::{
     Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse,
 };
-use havre_api::{ApiVersion, Filters};
 use havre_base::{Clock as _, SystemClock};
-use havre_engine::{Happening, OWN_RUNTIME, Reloadable};
+use havre_engine::{OWN_RUNTIME, Reloadable};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::Server;
 use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::router::Call;
-use crate::routes::streams::moment;
 use crate::shows;
 use crate::versions::{self, Shape};
 
@@ -181,89 +176,4 @@ fn runtimes(live: &Reloadable) -> BTreeMap<String, Runtime> {
         (name.clone(), Runtime { path, runtime_args: args, ..Runtime::default() })
     });
     others.chain([(OWN_RUNTIME.to_owned(), Runtime::default())]).collect()
-}
-
-/// Docker's wire form; the first fields are for clients older than the typed ones.
-fn message(event: &Happening) -> EventMessage {
-    let container = event.kind == "container" || event.kind == "image";
-    let from = if event.kind == "container" { event.attributes.get("image").cloned() } else { None };
-    EventMessage {
-        status: if container { event.action.clone() } else { String::new() },
-        id: if container { event.id.clone() } else { String::new() },
-        from: from.unwrap_or_default(),
-        kind: event.kind.into(),
-        action: event.action.clone(),
-        actor: EventActor { id: event.id.clone(), attributes: event.attributes.clone() },
-        scope: "local".into(),
-        time: event.at.as_seconds(),
-        time_nano: event.at.as_nanos(),
-    }
-}
-
-fn passes(filters: &Filters, event: &Happening) -> bool {
-    let any = |name: &str, test: &dyn Fn(&str) -> bool| !filters.has(name) || filters.values(name).any(test);
-    let attribute = |key: &str| event.attributes.get(key).map_or("", String::as_str);
-    let object = |kind: &str, value: &str| {
-        event.kind == kind
-            && (event.id.starts_with(value) || attribute("name") == value.trim_start_matches('/'))
-    };
-    any("type", &|value| event.kind == value)
-        && any("event", &|value| event.action == value || event.action.split(':').next() == Some(value))
-        && any("container", &|value| object("container", value))
-        && any("image", &|value| object("image", value) || attribute("image") == value)
-        && filters.values("label").all(|value| match value.split_once('=') {
-            Some((key, wanted)) => event.attributes.get(key).is_some_and(|own| own == wanted),
-            None => event.attributes.contains_key(value),
-        })
-        && any("scope", &|value| value == "local")
-}
-
-pub(crate) fn events(server: &Server, call: &Call) -> Handled {
-    const KNOWN: &[&str] = &["type", "event", "container", "image", "label", "scope"];
-    let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
-        .map_err(|error| Refusal::invalid(error.to_string()))?;
-    if let Some(name) = filters.names().find(|name| !KNOWN.contains(name)) {
-        return Err(Refusal::not_yet(&format!("event filter {name}")));
-    }
-    let since = moment(&call.query, "since")?;
-    let until = moment(&call.query, "until")?;
-    // Zero is a time too: the remembered past is asked for by naming any.
-    let replay = until.is_some() || call.query.get("since").is_some_and(|text| !text.is_empty());
-    let (past, mut future) = server.engine.events.subscribe();
-    let (sink, answer) = body::stream("application/json");
-    tokio::spawn(async move {
-        let wanted = |event: &Happening| {
-            since.is_none_or(|since| event.at >= since)
-                && until.is_none_or(|until| event.at <= until)
-                && passes(&filters, event)
-        };
-        let piece = |event: &Happening| Bytes::from(body::go_json(&message(event)));
-        if replay {
-            for event in past.iter().filter(|event| wanted(event)) {
-                if sink.send(piece(event)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        let left = until.map_or(Duration::MAX, |until| until.since(SystemClock.now()));
-        let deadline = tokio::time::sleep(left);
-        tokio::pin!(deadline);
-        loop {
-            let event = tokio::select! {
-                event = future.recv() => event,
-                () = sink.closed() => return,
-                () = &mut deadline, if until.is_some() => return,
-            };
-            match event {
-                Ok(event) if wanted(&event) => {
-                    if sink.send(piece(&event)).await.is_err() {
-                        return;
-                    }
-                }
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            }
-        }
-    });
-    Ok(answer)
 }

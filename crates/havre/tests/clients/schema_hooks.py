@@ -31,4 +31,6 @@ def map_query(context, query):
         query["stream"] = "0"
     if path.endswith("/attach"):
         query["stream"] = "0"
+    if path.endswith(("/stop", "/restart")):
+        query["t"] = "0"
     return query

@@ -160,7 +160,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let all = self.clients[0].run(&["ps", "-aq", "--filter", "label=e2e"]).out;
+        // A daemon of our own is emptied; somebody else's keeps what is not ours.
+        let filter: &[&str] = if self.daemon.is_some() { &[] } else { &["--filter", "label=e2e"] };
+        let all = self.clients[0].run(&[&["ps", "-aq"], filter].concat()).out;
         let ids: Vec<&str> = all.split_whitespace().collect();
         if !ids.is_empty() {
             self.clients[0].run(&[&["rm", "-f"], ids.as_slice()].concat());
@@ -182,7 +184,10 @@ fn start_daemon(havre: &Path, folder: &Path) -> Result<(Child, String), String> 
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.to_string()),
         _ => {}
     }
-    let mut child = Command::new(havre)
+    // With a descriptor too much, as careless starters leave them.
+    let mut child = Command::new("sh")
+        .args(["-c", "exec 9</proc/version && exec \"$0\" \"$@\""])
+        .arg(havre)
         .arg("daemon")
         .arg("--add-runtime")
         .arg(format!("{OCI}={}", oci.display()))
