@@ -115,10 +115,11 @@ fn tls(_: &World, client: &Client) {
     // Flags say the same as the environment; without verification the daemon's certificate does not matter.
     let file = |name: &str| daemon.path(&format!("distrustful/{name}"));
     let (cert, key) = (file("cert.pem"), file("key.pem"));
-    let flags = ["-H", &host, "--tls", "--tlscert", &cert, "--tlskey", &key, "ps", "-q"];
+    let ca = file("ca.pem");
+    let flags = ["-H", &host, "--tls", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key, "ps", "-q"];
     let mut command = client.command(&flags);
     command.env_remove("DOCKER_HOST");
-    assert!(command.status().unwrap().success());
+    crate::world::finish(command.stdin(Stdio::null()).output().unwrap()).exits(0);
     // Who does not speak TLS is told so, on either side.
     daemon.at(client, &host, &[], &["ps"]).fails(1, "Client sent an HTTP request to an HTTPS server");
     assert!(daemon.log().contains("TLS handshake failed"), "{}", daemon.log());
@@ -274,7 +275,7 @@ fn ssh(_: &World, client: &Client) {
     assert!(line.starts_with("-o ConnectTimeout=30 -T -l me -p 2222 -- far.example "), "{line}");
     assert!(line.contains(" system dial-stdio"), "{line}");
     // A machine that cannot be reached says why.
-    let script = "#!/bin/sh\necho 'Host key verification failed.' >&2\nexit 255\n";
+    let script = "#!/bin/sh\nread -r request\necho 'Host key verification failed.' >&2\nexit 255\n";
     std::fs::write(daemon.folder.path().join("bin/ssh"), script).unwrap();
     let failed = run(&["ps"], "");
     assert_eq!(failed.code, 1, "{failed:?}");
@@ -372,7 +373,7 @@ fn hostile_archives(_: &World, client: &Client) {
         assert!(status.unwrap().success());
     };
     tar("up.tar", &["-P", "--transform", "s,^x,tls/docker/../../../../x,", "x"]);
-    import(&at("up.tar")).fails(1, "unexpected context file");
+    import(&at("up.tar")).fails(1, "tls/docker/../../../../x: unexpected ");
     tar("other.tar", &["x"]);
     import(&at("other.tar")).fails(1, "x: unexpected context file");
     std::fs::write(at("short"), "PK").unwrap();
