@@ -308,13 +308,24 @@ fn attach(engine: &Engine, _: &Path) -> Result<f64> {
     const CLIENTS: usize = 200;
     let script = "while :; do echo now; sleep 0.01; done";
     engine.client(&[
-        "run", "-d", "--name", "attached", "--network", "none", "busybox", "sh", "-c", script,
+        "run",
+        "-d",
+        "--name",
+        "attached",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        script,
     ])?;
     let measured = (|| {
         let started = Instant::now();
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
-            clients.push(engine.connect()?.attach(&format!("{API}/containers/attached/attach?stream=1&stdout=1"))?);
+            clients.push(
+                engine.connect()?.attach(&format!("{API}/containers/attached/attach?stream=1&stdout=1"))?,
+            );
         }
         for client in &mut clients {
             let mut text = [0; 12];

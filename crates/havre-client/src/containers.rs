@@ -1,8 +1,8 @@
 //! Requests about containers and execs.
 
 use havre_api::container::{
-    Checkpoint, CheckpointRequest, ContainerInspect, ContainerSummary, CreateRequest, CreateResponse, PruneResponse, TopResponse,
-    UpdateResponse, WaitResponse,
+    Checkpoint, CheckpointRequest, ContainerInspect, ContainerSummary, CreateRequest, CreateResponse,
+    PruneResponse, TopResponse, UpdateResponse, WaitResponse,
 };
 use havre_api::exec::{ExecCreateRequest, ExecInspect, ExecStartRequest};
 use havre_api::host::Resources;
@@ -87,11 +87,7 @@ impl Client {
     }
 
     /// Makes a checkpoint.
-    pub async fn create_checkpoint(
-        &self,
-        id: &str,
-        request: &CheckpointRequest,
-    ) -> Result<(), ClientError> {
+    pub async fn create_checkpoint(&self, id: &str, request: &CheckpointRequest) -> Result<(), ClientError> {
         let path = Query::of("/containers/", id, "/checkpoints");
         self.request(Method::POST, &path, Some(request)).await?.bytes().await.map(drop)
     }

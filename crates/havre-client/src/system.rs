@@ -21,7 +21,12 @@ impl Client {
     }
 
     /// What happens, as a stream of JSON objects; times are empty or seconds since the epoch.
-    pub async fn events(&self, since: &str, until: &str, filters: &Filters) -> Result<Answer<'_>, ClientError> {
+    pub async fn events(
+        &self,
+        since: &str,
+        until: &str,
+        filters: &Filters,
+    ) -> Result<Answer<'_>, ClientError> {
         let mut query = Query::new("/events").with_some("since", since).with_some("until", until);
         if !filters.is_empty() {
             query = query.with("filters", &filters.encode());

@@ -274,7 +274,7 @@ impl Launcher {
                 permitted: caps,
                 ..LinuxCapabilities::default()
             }),
-            rlimits: fixed.spec.rlimits.clone(),
+            rlimits: settings::limits(&fixed.spec.rlimits, &self.settings.rlimits),
             no_new_privileges: fixed.spec.security.no_new_privileges,
             selinux_label: plan::selinux(&fixed.spec)?.map(|labels| labels.process),
             apparmor_profile: plan::apparmor(&fixed.spec, &self.facts)?,

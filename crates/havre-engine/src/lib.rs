@@ -37,13 +37,13 @@ use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
 
 // What a client has not read yet is known to the kernel only.
-pub use havre_sys::socket::is_drained;
 pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};
 pub use havre_runtime::cgroup::DeviceFigure;
 pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
+pub use havre_sys::socket::is_drained;
 pub use merged::Merged;
 pub use observe::Pruned;
 pub use plan::protected_paths;

@@ -27,7 +27,10 @@ pub(super) const EVENTS: Command = Command {
     ]],
     arity: Arity::None,
     trailing: false,
-    examples: &["events --since 1h --until 0s", "events --filter event=die --format '{{.Actor.Attributes.name}}'"],
+    examples: &[
+        "events --since 1h --until 0s",
+        "events --filter event=die --format '{{.Actor.Attributes.name}}'",
+    ],
     run: events,
 };
 
@@ -100,12 +103,13 @@ fn line(event: &EventMessage) -> String {
 
 /// The names that templates use.
 fn object(event: &EventMessage) -> Value {
-    let attributes =
-        event.actor.attributes.iter().map(|(name, text)| (name.as_str().into(), value(harmless(text)))).collect();
-    let actor = [
-        ("ID", value(&event.actor.id)),
-        ("Attributes", Value::Map(std::sync::Arc::new(attributes))),
-    ];
+    let attributes = event
+        .actor
+        .attributes
+        .iter()
+        .map(|(name, text)| (name.as_str().into(), value(harmless(text))))
+        .collect();
+    let actor = [("ID", value(&event.actor.id)), ("Attributes", Value::Map(std::sync::Arc::new(attributes)))];
     let actor = value_of(actor.into_iter());
     let fields = [
         ("Status", value(&event.status)),

@@ -1,11 +1,11 @@
 //! The commands: their table, how one is found, and the help of the groups.
 
 mod checkpoint;
-mod crowd;
-mod events;
 mod complete;
 mod context;
+mod crowd;
 mod dial;
+mod events;
 mod exec;
 mod image_tree;
 mod images;

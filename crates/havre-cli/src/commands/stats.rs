@@ -63,7 +63,8 @@ struct Row {
 }
 
 fn stats(app: &App, args: &Args) -> Result<u8, Failure> {
-    let configured = if args.given("format") { String::new() } else { config::file(&app.global)?.stats_format };
+    let configured =
+        if args.given("format") { String::new() } else { config::file(&app.global)?.stats_format };
     let source = match (args.text("format"), configured.as_str()) {
         ("" | "table", "" | "table") => TABLE.to_owned(),
         ("", configured) => configured.to_owned(),
@@ -74,7 +75,8 @@ fn stats(app: &App, args: &Args) -> Result<u8, Failure> {
     let full = args.on("no-trunc");
     let rows = RefCell::new(Vec::new());
     let show = |format: &Format| {
-        let fields = rows.borrow().iter().filter(|row: &&Row| !row.gone).map(|row| fields(row, full)).collect();
+        let fields =
+            rows.borrow().iter().filter(|row: &&Row| !row.gone).map(|row| fields(row, full)).collect();
         format.rows(&HEADINGS, fields)
     };
     app.block(async {
@@ -320,8 +322,10 @@ mod tests {
     #[test]
     fn nothing_known_yet_is_shown_as_such() {
         let row = Row { asked: "x".into(), last: None, failed: None, gone: false };
-        let shown =
-            Format::parse("{{.Container}} {{.MemUsage}}").unwrap().rows(&[], vec![fields(&row, false)]).unwrap();
+        let shown = Format::parse("{{.Container}} {{.MemUsage}}")
+            .unwrap()
+            .rows(&[], vec![fields(&row, false)])
+            .unwrap();
         assert_eq!(shown, "x -- / --\n");
     }
 }

@@ -154,6 +154,11 @@ fn info(app: &App, args: &Args) -> Result<u8, Failure> {
             {
                 map.entry(name.into()).or_insert(Value::Nil);
             }
+            // Docker's templates know these by other names than the wire does.
+            for (name, wire) in [("HTTPProxy", "HttpProxy"), ("HTTPSProxy", "HttpsProxy")] {
+                let proxy = map.get(wire).cloned().unwrap_or(Value::Nil);
+                map.insert(name.into(), proxy);
+            }
             map.entry("ServerErrors".into()).or_insert_with(|| Value::List([value("")][..0].into()));
         }
         output::line(&format.render(&object)?)?;

@@ -155,7 +155,10 @@ mod tests {
             "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n  - all dangling images\n  - unused build cache\n"
         );
         let full = warning(true, true, &["label=x".into()]);
-        assert!(full.contains("  - all anonymous volumes") && full.contains("  - all build cache\n"), "{full}");
+        assert!(
+            full.contains("  - all anonymous volumes") && full.contains("  - all build cache\n"),
+            "{full}"
+        );
         assert!(full.ends_with("\n\n  Items to be pruned will be filtered with:\n  - label=x\n"), "{full}");
     }
 

@@ -19,10 +19,7 @@ pub(super) const DF: Command = Command {
     names: &["system df"],
     arguments: "",
     about: "Show disk usage of images, containers, volumes and build cache",
-    flags: &[&[
-        text("format", super::FORMAT_HELP),
-        switch("verbose", "Show every object").short('v'),
-    ]],
+    flags: &[&[text("format", super::FORMAT_HELP), switch("verbose", "Show every object").short('v')]],
     arity: Arity::None,
     trailing: false,
     examples: &["system df", "system df -v"],
@@ -104,19 +101,22 @@ fn totals(answer: DiskUsageResponse) -> Totals {
             items: Some(items),
         }
     });
-    let of_list = |list: Option<Vec<serde_json::Value>>, size: &str, used: &dyn Fn(&serde_json::Value) -> bool| {
-        let items = list.unwrap_or_default();
-        let bytes = |one: &serde_json::Value| one.pointer(size).and_then(serde_json::Value::as_i64).unwrap_or(0).max(0);
-        let total: i64 = items.iter().map(bytes).sum();
-        let busy: i64 = items.iter().filter(|one| used(one)).map(bytes).sum();
-        Usage {
-            active_count: count(items.iter().filter(|one| used(one)).count()),
-            total_count: count(items.len()),
-            reclaimable: total - busy,
-            total_size: total,
-            items: Some(items),
-        }
-    };
+    let of_list =
+        |list: Option<Vec<serde_json::Value>>, size: &str, used: &dyn Fn(&serde_json::Value) -> bool| {
+            let items = list.unwrap_or_default();
+            let bytes = |one: &serde_json::Value| {
+                one.pointer(size).and_then(serde_json::Value::as_i64).unwrap_or(0).max(0)
+            };
+            let total: i64 = items.iter().map(bytes).sum();
+            let busy: i64 = items.iter().filter(|one| used(one)).map(bytes).sum();
+            Usage {
+                active_count: count(items.iter().filter(|one| used(one)).count()),
+                total_count: count(items.len()),
+                reclaimable: total - busy,
+                total_size: total,
+                items: Some(items),
+            }
+        };
     let linked = |one: &serde_json::Value| {
         one.pointer("/UsageData/RefCount").and_then(serde_json::Value::as_i64).is_some_and(|count| count > 0)
     };
@@ -157,7 +157,9 @@ fn df(app: &App, args: &Args) -> Result<u8, Failure> {
         let containers: Vec<Fields> =
             totals.containers.items.iter().flatten().map(|one| container_row(one, now)).collect();
         if !matches!(given, "" | "table") {
-            let list = |rows: Vec<Fields>| Value::List(rows.into_iter().map(|row| value_of(row.into_iter())).collect());
+            let list = |rows: Vec<Fields>| {
+                Value::List(rows.into_iter().map(|row| value_of(row.into_iter())).collect())
+            };
             let none = || Value::List(Vec::new().into());
             let all = [
                 ("Images", list(images)),
@@ -245,7 +247,8 @@ fn image_rows(image: &ImageSummary, now: i64) -> Vec<Fields> {
         .iter()
         .flatten()
         .map(|name| {
-            name.rsplit_once(':').map_or((name.clone(), none.clone()), |(repo, tag)| (repo.into(), tag.into()))
+            name.rsplit_once(':')
+                .map_or((name.clone(), none.clone()), |(repo, tag)| (repo.into(), tag.into()))
         })
         .collect();
     if names.is_empty() {
