@@ -12,7 +12,7 @@ mod folder;
 mod recipe;
 pub mod snapshot;
 pub mod stream;
-pub mod tar;
+pub use havre_archive::{ArchiveError, tar};
 
 pub use content::{BlobWriter, Content};
 pub use db::{Batch, Db, Table};
