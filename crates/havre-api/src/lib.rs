@@ -9,6 +9,7 @@
 
 mod wire;
 
+pub mod archive;
 pub mod container;
 pub mod event;
 pub mod exec;
@@ -20,6 +21,7 @@ pub mod network;
 pub mod system;
 pub mod version;
 
+pub use archive::PathStat;
 pub use filters::Filters;
 pub use message::{ErrorResponse, IdResponse, JsonMessage};
 pub use version::ApiVersion;

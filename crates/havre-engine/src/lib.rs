@@ -10,6 +10,7 @@ mod error;
 mod error_text;
 mod etc;
 mod events;
+mod files;
 mod filters;
 mod index;
 mod launcher;
@@ -36,6 +37,7 @@ pub use container::{Attachment, ExecView};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};
+pub use files::{Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming, Outgoing, PathStat, Sizes};
 pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
 pub use launcher::{OWN_RUNTIME, Settings};
 pub use merged::Merged;
@@ -47,6 +49,8 @@ pub use state::State;
 pub struct Engine {
     /// Containers and execs.
     pub containers: Containers,
+    /// The files of containers.
+    pub files: Files,
     /// Images.
     pub images: Arc<Images>,
     /// What happened.
@@ -68,8 +72,9 @@ impl Engine {
             Arc::clone(&db),
         )?);
         let containers = Containers::new(Arc::clone(&launcher));
+        let files = Files::new(Arc::clone(&launcher));
         recovery::recover(&launcher, &containers, &db).await?;
-        Ok(Self { containers, images, events, settings })
+        Ok(Self { containers, files, images, events, settings })
     }
 
     /// Lets go of everything; containers keep running.

@@ -81,6 +81,12 @@ pub fn running(pidfd: BorrowedFd<'_>, part: Part) -> io::Result<OwnedFd> {
     })
 }
 
+/// The user and group that Docker's USER text means in a container.
+pub fn user(root: BorrowedFd<'_>, text: &str) -> Result<(u32, u32), RuntimeError> {
+    let identity = crate::user::resolve(&Root::new(root), text, &[])?;
+    Ok((identity.uid, identity.gid))
+}
+
 const ROOT: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// The tree of a container that does not run. `place` is a folder to mount on, in a namespace of its own.

@@ -3,7 +3,7 @@
 //! Invariants: a JSON body is bounded before it is parsed; a streamed answer holds a bounded number of
 //! pieces, so a client that does not read stops its producer and nothing else.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -28,20 +28,32 @@ pub(crate) type Answer = Response<Either<Full<Bytes>, Stream>>;
 
 /// A body that is produced while it is sent.
 #[derive(Debug)]
-pub(crate) struct Stream(mpsc::Receiver<Bytes>);
+pub(crate) enum Stream {
+    /// Its end is all that can happen to it.
+    Steady(mpsc::Receiver<Bytes>),
+    /// An error breaks the connection, so that nothing cut short looks whole.
+    Fallible(mpsc::Receiver<io::Result<Bytes>>),
+}
 
 /// The producer's end of a [`Stream`].
 pub(crate) type Sink = mpsc::Sender<Bytes>;
 
 impl Body for Stream {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match &mut *self {
+            Self::Steady(pieces) => {
+                pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Self::Fallible(pieces) => {
+                pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+            }
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -52,7 +64,15 @@ impl Body for Stream {
 /// A streamed answer and where its pieces go in.
 pub(crate) fn stream(content_type: &'static str) -> (Sink, Answer) {
     let (sink, pieces) = mpsc::channel(PIECES);
-    let mut answer = Response::new(Either::Right(Stream(pieces)));
+    let mut answer = Response::new(Either::Right(Stream::Steady(pieces)));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    (sink, answer)
+}
+
+/// A streamed answer that may break off, and where its pieces go in.
+pub(crate) fn fallible(content_type: &'static str) -> (mpsc::Sender<io::Result<Bytes>>, Answer) {
+    let (sink, pieces) = mpsc::channel(PIECES / 2);
+    let mut answer = Response::new(Either::Right(Stream::Fallible(pieces)));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     (sink, answer)
 }

@@ -12,7 +12,7 @@ use crate::Server;
 use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
-use crate::routes::{containers, execs, images, streams, system};
+use crate::routes::{containers, execs, files, images, streams, system};
 
 /// What the daemon says about itself.
 #[derive(Debug, Clone)]
@@ -103,9 +103,9 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["info"] if get => system::info(server),
         ["events"] if get => system::events(server, &call),
 
-        ["containers", "json"] if get => containers::list(server, &call),
+        ["containers", "json"] if get => containers::list(server, &call).await,
         ["containers", "create"] if post => containers::create(server, call).await,
-        ["containers", id, "json"] if get => containers::inspect(server, &call, id),
+        ["containers", id, "json"] if get => containers::inspect(server, &call, id).await,
         ["containers", id, "start"] if post => containers::start(server, id).await,
         ["containers", id, "stop"] if post => containers::stop(server, &call, id).await,
         ["containers", id, "restart"] if post => containers::restart(server, &call, id).await,
@@ -115,6 +115,12 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["containers", id, "rename"] if post => containers::rename(server, &call, id).await,
         ["containers", id, "resize"] if post => containers::resize(server, &call, id).await,
         ["containers", id, "wait"] if post => containers::wait(server, &call, id),
+        ["containers", id, "archive"] if head => files::stat(server, &call, id).await,
+        ["containers", id, "archive"] if get => files::get(server, &call, id).await,
+        ["containers", id, "archive"] if method == Method::PUT => files::put(server, call, id).await,
+        ["containers", id, "export"] if get => files::export(server, id).await,
+        ["containers", id, "changes"] if get => files::changes(server, id).await,
+        ["commit"] if post => files::commit(server, call).await,
         ["containers", id, "logs"] if get => streams::logs(server, &call, id),
         ["containers", id, "attach"] if post => streams::attach(server, call, id).await,
         ["containers", id, "exec"] if post => execs::create(server, call, id).await,
@@ -172,10 +178,7 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
     let what = match parts {
         ["containers", "prune"] => "pruning containers",
         ["containers", _, "attach", "ws"] => "attaching over a websocket",
-        ["containers", _, "archive"] => "copying files (docker cp)",
         ["containers", _, "top"] => "listing a container's processes (docker top)",
-        ["containers", _, "changes"] => "listing changed files (docker diff)",
-        ["containers", _, "export"] => "exporting a container",
         ["containers", _, "stats"] => "resource statistics (docker stats)",
         ["containers", _, "update"] => "changing a container's limits (docker update)",
         ["containers", _, "checkpoints", ..] => "checkpoints",
@@ -183,7 +186,6 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         ["images", "search"] => "searching a registry",
         ["images", _, .., "push"] => "pushing images",
         ["images", _, .., "attestations"] => "attestations of images",
-        ["commit"] => "committing a container",
         ["auth"] => "logging in to a registry",
         ["distribution", _, .., "json"] => "inspecting a registry's images",
         ["build", ..] => "building images",

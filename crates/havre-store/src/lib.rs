@@ -4,6 +4,7 @@
 //! their own folders, which are emptied at start; every folder of ours is closed to other users.
 //! Not here: names, tags, registries, containers.
 
+mod capture;
 pub mod content;
 pub mod db;
 mod error;
