@@ -5,6 +5,7 @@
 //! reused only after its answer was read to the end; an error carries the daemon's own message.
 //! Not here: anything printed, and TLS (`not yet supported`).
 
+mod archive;
 mod connection;
 mod containers;
 mod endpoint;
@@ -26,6 +27,7 @@ use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use archive::CommitOptions;
 use connection::Connection;
 pub use connection::{Body, RequestBody};
 pub use containers::{AttachOptions, LogsOptions, Waiting};

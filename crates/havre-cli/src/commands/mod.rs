@@ -1,5 +1,7 @@
 //! The commands: their table, how one is found, and the help of the groups.
 
+mod changes;
+mod cp;
 mod exec;
 mod images;
 mod inspect;
@@ -34,6 +36,10 @@ static COMMANDS: &[&Command] = &[
     &system::INFO,
     &exec::ATTACH,
     &run::CREATE,
+    &changes::COMMIT,
+    &cp::CP,
+    &changes::DIFF,
+    &changes::EXPORT,
     &images::HISTORY,
     &transfer::IMPORT,
     &inspect::INSPECT,
@@ -88,17 +94,9 @@ const LATER: &[&str] = &[
     "swarm",
     "trust",
     "volume",
-    "commit",
-    "cp",
-    "diff",
     "events",
-    "export",
     "stats",
     "update",
-    "container commit",
-    "container cp",
-    "container diff",
-    "container export",
     "container stats",
     "container update",
     "image build",
@@ -278,7 +276,7 @@ mod tests {
     #[test]
     fn unknown_and_later_commands_are_told_apart() {
         assert_eq!(called("build ."), "not yet supported: havre build");
-        assert_eq!(called("container cp a b"), "not yet supported: havre container cp");
+        assert_eq!(called("image push a"), "not yet supported: havre image push");
         assert_eq!(called("runn"), "havre: unknown command: havre runn");
         assert_eq!(called("container foo"), "havre: unknown command: havre container foo");
         let Err(failure) = find("havre", words("runn")) else { panic!("found") };
