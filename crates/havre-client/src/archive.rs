@@ -28,6 +28,8 @@ pub struct CommitOptions {
 impl Client {
     /// What a path in a container names.
     pub async fn stat_path(&self, container: &str, path: &str) -> Result<PathStat, ClientError> {
+        // A refusal of the version would have no body that names a better one.
+        self.negotiate().await?;
         let query = Query::of("/containers/", container, "/archive").with("path", path);
         let answer = self.request(Method::HEAD, &query, None::<&()>).await;
         let answer = match answer {

@@ -18,6 +18,8 @@ mod cases;
 mod confinement;
 mod debian;
 mod external;
+mod files;
+mod files_hostile;
 mod hostile;
 mod limits;
 mod terminal;
@@ -34,12 +36,12 @@ type Test = (&'static str, fn(&World, &Client));
 
 /// What every client is held to.
 fn through_every_client() -> impl Iterator<Item = &'static Test> {
-    cases::ALL.iter().chain(external::ALL).chain(debian::ALL)
+    cases::ALL.iter().chain(files::ALL).chain(external::ALL).chain(debian::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
 fn through_one_client() -> impl Iterator<Item = &'static Test> {
-    limits::ALL.iter().chain(confinement::ALL).chain(hostile::ALL)
+    limits::ALL.iter().chain(confinement::ALL).chain(hostile::ALL).chain(files_hostile::ALL)
 }
 
 fn main() -> ExitCode {

@@ -120,6 +120,17 @@ pub(super) fn followed(asked: &str, found: &str) -> (String, Option<String>) {
     (found, name)
 }
 
+/// Where the link at a path leads, so that an error names what is missing.
+fn end_of_links(path: &str) -> String {
+    let mut path = path.to_owned();
+    for _ in 0..255 {
+        let Ok(link) = std::fs::read_link(path.trim_end_matches('/')) else { break };
+        let link = link.to_string_lossy().into_owned();
+        path = if link.starts_with('/') { link } else { join(&split_entry(&clean(&path)).0, &link) };
+    }
+    path
+}
+
 /// Looks for what `path` (absolute, with its end) names.
 pub(super) fn source(path: &str, follow: bool) -> Result<Source, Failure> {
     let lstat = |path: &str, error: &std::io::Error| Failure::plain(file_error("lstat", path, error));
@@ -128,7 +139,8 @@ pub(super) fn source(path: &str, follow: bool) -> Result<Source, Failure> {
         Ok::<_, Failure>(found.to_string_lossy().into_owned())
     };
     let (found, renamed) = if follow {
-        followed(path, &resolve(path)?)
+        let end = end_of_links(path);
+        followed(path, &resolve(&end)?)
     } else {
         // The last name is what is copied, even if it is a link.
         let (folder, name) = path.rsplit_once('/').map_or(("/", path), |(folder, name)| (folder, name));
@@ -156,6 +168,7 @@ pub(super) fn plan(source_is_folder: bool, target: &Target) -> Result<(String, O
     let (folder, name) = split_entry(&target.path);
     match target.exists {
         Some(true) => Ok((target.path.clone(), None)),
+        None if target.path.is_empty() => Err(Failure::plain("no such directory")),
         Some(false) if source_is_folder => Err(Failure::plain("cannot copy directory")),
         None if !source_is_folder && wants_folder(&target.path) => Err(Failure::plain("no such directory")),
         Some(false) | None => Ok((folder, Some(name))),
