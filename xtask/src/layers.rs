@@ -18,13 +18,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("log", &["sys"]),
     ("runtime", &["sys", "log"]),
-    ("store", &["sys"]),
-    ("image", &["store", "sys"]),
-    ("engine", &["image", "store", "log", "runtime", "sys"]),
+    ("archive", &["sys"]),
+    ("store", &["archive", "sys"]),
+    ("image", &["archive", "store", "sys"]),
+    ("engine", &["archive", "image", "store", "log", "runtime", "sys"]),
     ("server", &["api", "engine", "image", "log"]),
     ("daemon", &["api", "engine", "image", "log", "runtime", "server", "store", "sys"]),
     ("client", &["api"]),
-    ("cli", &["api", "client"]),
+    ("cli", &["api", "archive", "client"]),
     ("testkit", &["*"]),
 ];
 /// Binaries may use everything.

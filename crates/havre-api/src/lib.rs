@@ -9,6 +9,7 @@
 
 mod wire;
 
+pub mod archive;
 pub mod container;
 pub mod event;
 pub mod exec;
@@ -22,6 +23,7 @@ pub mod system;
 pub mod usage;
 pub mod version;
 
+pub use archive::PathStat;
 pub use filters::Filters;
 pub use message::{ErrorResponse, IdResponse, JsonMessage};
 pub use version::ApiVersion;

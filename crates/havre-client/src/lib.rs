@@ -5,6 +5,7 @@
 //! reused only after its answer was read to the end; an error carries the daemon's own message.
 //! Not here: anything printed.
 
+mod archive;
 mod connection;
 mod containers;
 mod endpoint;
@@ -28,6 +29,7 @@ use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use archive::CommitOptions;
 pub use connection::{Body, RequestBody};
 use connection::{Connection, Way};
 pub use containers::{AttachOptions, LogsOptions, Waiting};

@@ -31,6 +31,26 @@ pub enum EngineError {
         /// Who has it.
         user: ContainerId,
     },
+    /// A container has no such file.
+    #[error("Could not find the file {path} in container {container}")]
+    NoFile {
+        /// As asked.
+        path: String,
+        /// As asked.
+        container: String,
+    },
+    /// Nothing can be written there.
+    #[error("{0}")]
+    ReadOnly(&'static str),
+    /// An archive cannot be unpacked.
+    #[error("{what}")]
+    Archive {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: havre_archive::ArchiveError,
+    },
     /// The request asks for something impossible.
     #[error("{0}")]
     Invalid(String),
@@ -107,9 +127,11 @@ impl EngineError {
 impl Classify for EngineError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoContainer(_) | Self::NoExec(_) => ErrorKind::NotFound,
+            Self::NoContainer(_) | Self::NoExec(_) | Self::NoFile { .. } => ErrorKind::NotFound,
             Self::Ambiguous(_) | Self::Invalid(_) => ErrorKind::InvalidParameter,
             Self::NameInUse { .. } | Self::State(_) => ErrorKind::Conflict,
+            Self::ReadOnly(_) => ErrorKind::Forbidden,
+            Self::Archive { source, .. } => source.kind(),
             Self::NotYet(_) => ErrorKind::NotImplemented,
             Self::Unchanged(_) => ErrorKind::NotModified,
             Self::Start { kind, .. } | Self::Exec { kind, .. } => match kind {

@@ -10,6 +10,7 @@ mod error;
 mod error_text;
 mod etc;
 mod events;
+mod files;
 mod filters;
 mod index;
 mod launcher;
@@ -41,6 +42,7 @@ pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};
+pub use files::{Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming, Outgoing, PathStat, Sizes};
 pub use havre_runtime::cgroup::DeviceFigure;
 pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
 pub use havre_sys::socket::is_drained;
@@ -57,6 +59,8 @@ pub use stats::{Reading, Sample, Traffic};
 pub struct Engine {
     /// Containers and execs.
     pub containers: Containers,
+    /// The files of containers.
+    pub files: Files,
     /// Images.
     pub images: Arc<Images>,
     /// What happened.
@@ -78,8 +82,9 @@ impl Engine {
             Arc::clone(&db),
         )?);
         let containers = Containers::new(Arc::clone(&launcher));
+        let files = Files::new(Arc::clone(&launcher));
         recovery::recover(&launcher, &containers, &db).await?;
-        Ok(Self { containers, images, events, settings })
+        Ok(Self { containers, files, images, events, settings })
     }
 
     /// Lets go of everything; containers keep running.

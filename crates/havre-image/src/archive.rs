@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -17,7 +16,7 @@ use havre_oci::image::{Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT, M
 use havre_oci::{Digest, Platform, Reference};
 use havre_store::stream::{Compression, Plain};
 use havre_store::tar::{Entry, Kind, TarReader};
-use havre_store::{Limits, Pending, Snapshots, StoreError};
+use havre_store::{ArchiveError, Limits, Pending, Snapshots, StoreError};
 
 use crate::save::ArchiveImage;
 use crate::state::{ImageRecord, Known, Pins};
@@ -89,7 +88,7 @@ impl Images {
         on: &mut dyn FnMut(LoadEvent),
     ) -> Result<Vec<Loaded>> {
         let pins = Pins::new(self);
-        let plain = Plain::new(input, false).map_err(|e| StoreError::Archive(Arc::new(e)))?;
+        let plain = Plain::new(input, false).map_err(ArchiveError::stream)?;
         let mut parts = std::thread::scope(|scope| {
             let running = Vec::new();
             Collector {
@@ -261,7 +260,7 @@ impl<'env> Collector<'_, 'env, '_> {
                 Kind::Directory | Kind::Character | Kind::Block | Kind::Fifo | Kind::Other => {}
             }
             if self.parts.len() > 200_000 {
-                return Err(StoreError::Limit { what: "entries", limit: 200_000 }.into());
+                return Err(ArchiveError::Limit { what: "entries", limit: 200_000 }.into());
             }
         }
         while !self.running.is_empty() {
@@ -299,7 +298,7 @@ impl<'env> Collector<'_, 'env, '_> {
         }
         self.documents += entry.size;
         if self.documents > MAX_DOCUMENTS {
-            return Err(StoreError::Limit { what: "bytes of documents", limit: MAX_DOCUMENTS }.into());
+            return Err(ArchiveError::Limit { what: "bytes of documents", limit: MAX_DOCUMENTS }.into());
         }
         head.extend(tar.content(MAX_DOCUMENT)?);
         self.parts.insert(path, Part::Document(head));
@@ -330,9 +329,8 @@ impl<'env> Collector<'_, 'env, '_> {
         let (path, handle) = self.running.remove(0);
         let part = handle.join().map_or_else(
             |_| {
-                Part::Broken(StoreError::Archive(Arc::new(io::Error::other(
-                    "the extraction of a layer panicked",
-                ))))
+                let panicked = io::Error::other("the extraction of a layer panicked");
+                Part::Broken(ArchiveError::stream(panicked).into())
             },
             finished,
         );

@@ -90,6 +90,12 @@ pub enum ImageError {
     Store(#[from] StoreError),
 }
 
+impl From<havre_store::ArchiveError> for ImageError {
+    fn from(error: havre_store::ArchiveError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
 impl Classify for ImageError {
     fn kind(&self) -> ErrorKind {
         match self {

@@ -10,6 +10,7 @@
 
 mod archive;
 pub mod change;
+mod commit;
 mod error;
 mod filter;
 mod hello;
@@ -29,6 +30,7 @@ use havre_oci::{Digest, Reference};
 use havre_store::{Batch, Content, Db, Snapshots, Table};
 
 pub use archive::{LoadEvent, Loaded};
+pub use commit::CommitSpec;
 pub use error::ImageError;
 pub use filter::{ListSpec, point_in_time};
 pub use hello::HELLO_LABEL;
@@ -332,6 +334,12 @@ impl Images {
         };
         let made = self.snapshots.create_writable(container)?;
         Ok(Writable { upper: made.upper, work: made.work, lowers: self.folders(&layers) })
+    }
+
+    /// Where the upper folder of a container is, if it was made.
+    #[must_use]
+    pub fn writable_path(&self, container: &ContainerId) -> PathBuf {
+        self.snapshots.writable_path(container)
     }
 
     /// Removes the writable layer of a container; absent counts as removed. The files go behind.

@@ -83,8 +83,8 @@ pub(crate) fn copy(fd: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
 pub(crate) struct Layers<'a> {
     /// Topmost first.
     pub(crate) lowers: &'a [PathBuf],
-    pub(crate) upper: &'a Path,
-    pub(crate) work: &'a Path,
+    /// The upper and the work folder; without them nothing can be written, and two lower ones are needed.
+    pub(crate) upper: Option<(&'a Path, &'a Path)>,
     pub(crate) volatile: bool,
 }
 
@@ -101,7 +101,6 @@ pub(crate) enum RootTree {
 pub(crate) fn overlay(layers: &Layers<'_>, idmap: Option<&OwnedFd>) -> Result<RootTree, RuntimeError> {
     let mapped = idmap.map(|namespace| MappedLayers::new(layers, namespace)).transpose()?;
     let lowers = mapped.as_ref().map_or_else(|| layers.lowers.to_vec(), MappedLayers::paths);
-    let (upper, work) = (layers.upper, layers.work);
     let context =
         rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step("open the overlay file system")?;
     let one_by_one = || -> rustix::io::Result<OwnedFd> {
@@ -109,8 +108,10 @@ pub(crate) fn overlay(layers: &Layers<'_>, idmap: Option<&OwnedFd>) -> Result<Ro
         for lower in &lowers {
             rustix::mount::fsconfig_set_string(&context, "lowerdir+", lower.as_path())?;
         }
-        rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
-        rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
+        if let Some((upper, work)) = layers.upper {
+            rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
+            rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
+        }
         if layers.volatile {
             rustix::mount::fsconfig_set_flag(&context, "volatile")?;
         }
@@ -143,12 +144,10 @@ fn classic_options(layers: &Layers<'_>) -> Result<String, RuntimeError> {
         Ok(if colon { text.replace(':', "\\:") } else { text })
     };
     let lowers: Vec<String> = layers.lowers.iter().map(|path| text(path, true)).collect::<Result<_, _>>()?;
-    let mut options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lowers.join(":"),
-        text(layers.upper, false)?,
-        text(layers.work, false)?
-    );
+    let mut options = format!("lowerdir={}", lowers.join(":"));
+    if let Some((upper, work)) = layers.upper {
+        options.push_str(&format!(",upperdir={},workdir={}", text(upper, false)?, text(work, false)?));
+    }
     if layers.volatile {
         options.push_str(",volatile");
     }

@@ -282,7 +282,7 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
                 if idmap.is_some() {
                     give_to_root_inside(&upper, &namespaces)?;
                 }
-                let layers = Layers { lowers, upper: &upper, work: &work, volatile };
+                let layers = Layers { lowers, upper: Some((&upper, &work)), volatile };
                 (fscontext::overlay(&layers, idmap.as_ref())?, target)
             }
             RootFs::Path(path) => {

@@ -18,12 +18,14 @@ mod lsm;
 mod mounts;
 mod namespaces;
 pub mod oci;
-mod path;
 mod rootfs;
 pub mod seccomp;
 pub mod shim;
 mod terminal;
 mod user;
+pub mod view;
+
+use havre_sys::path;
 
 pub use error::RuntimeError;
 pub use exec::{ExecTarget, exec};

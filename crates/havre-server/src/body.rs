@@ -3,7 +3,7 @@
 //! Invariants: a JSON body is bounded before it is parsed; a streamed answer holds a bounded number of
 //! pieces, so a client that does not read stops its producer and nothing else.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -33,7 +33,7 @@ pub(crate) type Answer = Response<Either<Full<Bytes>, Stream>>;
 
 /// A body that is produced while it is sent.
 pub(crate) struct Stream {
-    pieces: mpsc::Receiver<Bytes>,
+    pieces: Pieces,
     /// The body ends when one of these completes.
     until: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Counts the request as open until the body ends.
@@ -41,6 +41,10 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    fn of(pieces: Pieces) -> Self {
+        Self { pieces, until: Vec::new(), working: None }
+    }
+
     /// Ends the body, as if nothing more came, when something happens.
     pub(crate) fn until(&mut self, end: impl Future<Output = ()> + Send + 'static) {
         self.until.push(Box::pin(end));
@@ -58,23 +62,41 @@ impl std::fmt::Debug for Stream {
     }
 }
 
+/// Where the body's pieces come from.
+enum Pieces {
+    /// Its end is all that can happen to it.
+    Steady(mpsc::Receiver<Bytes>),
+    /// An error breaks the connection, so that nothing cut short looks whole.
+    Fallible(mpsc::Receiver<io::Result<Bytes>>),
+}
+
 /// The producer's end of a [`Stream`].
 pub(crate) type Sink = mpsc::Sender<Bytes>;
 
 impl Body for Stream {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if self.until.iter_mut().any(|until| until.as_mut().poll(context).is_ready()) {
             self.until.clear();
             // The producer learns by the same that nobody listens.
-            self.pieces.close();
+            match &mut self.pieces {
+                Pieces::Steady(pieces) => pieces.close(),
+                Pieces::Fallible(pieces) => pieces.close(),
+            }
         }
-        self.pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+        match &mut self.pieces {
+            Pieces::Steady(pieces) => {
+                pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Pieces::Fallible(pieces) => {
+                pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+            }
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -85,7 +107,15 @@ impl Body for Stream {
 /// A streamed answer and where its pieces go in.
 pub(crate) fn stream(content_type: &'static str) -> (Sink, Answer) {
     let (sink, pieces) = mpsc::channel(PIECES);
-    let mut answer = Response::new(Either::Right(Stream { pieces, until: Vec::new(), working: None }));
+    let mut answer = Response::new(Either::Right(Stream::of(Pieces::Steady(pieces))));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    (sink, answer)
+}
+
+/// A streamed answer that may break off, and where its pieces go in.
+pub(crate) fn fallible(content_type: &'static str) -> (mpsc::Sender<io::Result<Bytes>>, Answer) {
+    let (sink, pieces) = mpsc::channel(PIECES / 2);
+    let mut answer = Response::new(Either::Right(Stream::of(Pieces::Fallible(pieces))));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     (sink, answer)
 }

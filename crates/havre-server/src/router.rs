@@ -14,7 +14,9 @@ use hyper::{Method, Request, StatusCode};
 use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
-use crate::routes::{containers, debug, events, execs, images, live, streams, system, usage, websocket};
+use crate::routes::{
+    containers, debug, events, execs, files, images, live, streams, system, usage, websocket,
+};
 use crate::{Server, Transport, origin};
 
 /// One request, taken apart.
@@ -115,9 +117,9 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["events"] if get => events::events(server, &call),
         ["system", "df"] if get => usage::df(server, &call).await,
 
-        ["containers", "json"] if get => containers::list(server, &call),
+        ["containers", "json"] if get => containers::list(server, &call).await,
         ["containers", "create"] if post => containers::create(server, call).await,
-        ["containers", id, "json"] if get => containers::inspect(server, &call, id),
+        ["containers", id, "json"] if get => containers::inspect(server, &call, id).await,
         ["containers", id, "start"] if post => containers::start(server, call, id).await,
         ["containers", _, "copy"] if post => Err(Refusal::invalid(
             "the copy endpoint is gone since API version 1.24: use GET /containers/{id}/archive",
@@ -130,6 +132,12 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["containers", id, "rename"] if post => containers::rename(server, &call, id).await,
         ["containers", id, "resize"] if post => containers::resize(server, &call, id).await,
         ["containers", id, "wait"] if post => containers::wait(server, &call, id),
+        ["containers", id, "archive"] if head => files::stat(server, &call, id).await,
+        ["containers", id, "archive"] if get => files::get(server, &call, id).await,
+        ["containers", id, "archive"] if method == Method::PUT => files::put(server, call, id).await,
+        ["containers", id, "export"] if get => files::export(server, id).await,
+        ["containers", id, "changes"] if get => files::changes(server, id).await,
+        ["commit"] if post => files::commit(server, call).await,
         ["containers", id, "logs"] if get => streams::logs(server, &call, id),
         ["containers", id, "attach", "ws"] if get => websocket::attach(server, call, id).await,
         ["containers", id, "top"] if get => live::top(server, &call, id).await,
@@ -198,13 +206,9 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         return Err(refusal);
     }
     let what = match parts {
-        ["containers", _, "archive"] => "copying files (docker cp)",
-        ["containers", _, "changes"] => "listing changed files (docker diff)",
-        ["containers", _, "export"] => "exporting a container",
         ["images", "search"] => "searching a registry",
         ["images", _, .., "push"] => "pushing images",
         ["images", _, .., "attestations"] => "attestations of images",
-        ["commit"] => "committing a container",
         ["auth"] => "logging in to a registry",
         ["distribution", _, .., "json"] => "inspecting a registry's images",
         ["build", ..] => "building images",

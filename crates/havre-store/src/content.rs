@@ -58,7 +58,7 @@ impl Content {
         let read = self.open_blob(digest)?.take(limit + 1).read_to_end(&mut bytes);
         read.map_err(|e| StoreError::read(&path, e))?;
         if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
-            return Err(StoreError::Limit { what: "bytes in a document", limit });
+            return Err(havre_archive::ArchiveError::Limit { what: "bytes in a document", limit }.into());
         }
         let found = Digest::of_bytes(&bytes);
         if found != *digest {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use havre_archive::ArchiveError;
 use havre_base::{Classify, ErrorKind};
 use havre_oci::Digest;
 
@@ -82,34 +83,9 @@ pub enum StoreError {
         /// As it is.
         found: Digest,
     },
-    /// An archive does not parse, or its compressed stream ends early.
-    #[error("invalid archive")]
-    Archive(#[source] Arc<dyn std::error::Error + Send + Sync>),
-    /// An archive's entry is refused.
-    #[error("invalid archive entry {name:?}: {why}")]
-    Entry {
-        /// Its name.
-        name: String,
-        /// Why.
-        why: &'static str,
-    },
-    /// An archive's entry cannot be made.
-    #[error("cannot extract {name:?}")]
-    Extract {
-        /// Its name.
-        name: String,
-        /// Why.
-        #[source]
-        source: Arc<io::Error>,
-    },
-    /// A bound was exceeded.
-    #[error("archive exceeds the limit of {limit} {what}")]
-    Limit {
-        /// Of what.
-        what: &'static str,
-        /// The bound.
-        limit: u64,
-    },
+    /// An archive is not as it should be.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
 }
 
 impl StoreError {
@@ -130,12 +106,11 @@ impl Classify for StoreError {
             | Self::Database { .. }
             | Self::Record { .. }
             | Self::Format { .. }
-            | Self::Extract { .. }
             | Self::Encode(_) => ErrorKind::Internal,
             Self::InUse(_) | Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Missing(_) => ErrorKind::NotFound,
-            Self::Mismatch { .. } | Self::Archive(_) | Self::Entry { .. } => ErrorKind::InvalidParameter,
-            Self::Limit { .. } => ErrorKind::TooLarge,
+            Self::Mismatch { .. } => ErrorKind::InvalidParameter,
+            Self::Archive(error) => error.kind(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! their own folders, which are emptied at start; every folder of ours is closed to other users.
 //! Not here: names, tags, registries, containers.
 
+mod capture;
 pub mod content;
 pub mod db;
 mod error;
@@ -12,7 +13,7 @@ mod folder;
 mod recipe;
 pub mod snapshot;
 pub mod stream;
-pub mod tar;
+pub use havre_archive::{ArchiveError, tar};
 
 pub use content::{BlobWriter, Content};
 pub use db::{Batch, Db, Table};

@@ -213,6 +213,12 @@ impl Snapshots {
         Ok(layer)
     }
 
+    /// Where the upper folder of a container is, if it was made.
+    #[must_use]
+    pub fn writable_path(&self, container: &ContainerId) -> PathBuf {
+        self.containers.join(container.as_str()).join("fs")
+    }
+
     /// Removes the writable layer of a container; absent counts as removed.
     pub fn remove_writable(&self, container: &ContainerId) -> Result<(), StoreError> {
         self.discard(&self.containers.join(container.as_str()))

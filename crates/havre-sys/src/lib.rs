@@ -14,6 +14,7 @@ pub mod keyring;
 pub mod lock;
 pub mod memfd;
 pub mod mount;
+pub mod path;
 pub mod probe;
 pub mod process;
 pub mod sched;

@@ -183,6 +183,12 @@ pub fn unshare(namespaces: Namespaces) -> io::Result<()> {
     if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Gives the calling thread a root and a working folder of its own, which entering a mount namespace needs.
+pub fn unshare_folders() -> io::Result<()> {
+    // SAFETY: root, working folder and umask are copied; nothing else changes.
+    if unsafe { libc::unshare(libc::CLONE_FS) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Moves the calling thread into the namespace (or, for a pidfd, the namespaces `kinds` of the process)
 /// behind `fd`.
 pub fn setns(fd: impl AsFd, kinds: Namespaces) -> io::Result<()> {

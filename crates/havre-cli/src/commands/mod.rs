@@ -1,8 +1,10 @@
 //! The commands: their table, how one is found, and the help of the groups.
 
+mod changes;
 mod checkpoint;
 mod complete;
 mod context;
+mod cp;
 mod crowd;
 mod dial;
 mod events;
@@ -57,6 +59,10 @@ static COMMANDS: &[&Command] = &[
     &system::INFO,
     &exec::ATTACH,
     &run::CREATE,
+    &changes::COMMIT,
+    &cp::CP,
+    &changes::DIFF,
+    &changes::EXPORT,
     &images::HISTORY,
     &transfer::IMPORT,
     &inspect::INSPECT,
@@ -143,14 +149,6 @@ const LATER: &[&str] = &[
     "swarm",
     "trust",
     "volume",
-    "commit",
-    "cp",
-    "diff",
-    "export",
-    "container commit",
-    "container cp",
-    "container diff",
-    "container export",
     "image build",
     "image pull",
     "image push",
@@ -339,7 +337,7 @@ mod tests {
     #[test]
     fn unknown_and_later_commands_are_told_apart() {
         assert_eq!(called("build ."), "not yet supported: havre build");
-        assert_eq!(called("container cp a b"), "not yet supported: havre container cp");
+        assert_eq!(called("image push a"), "not yet supported: havre image push");
         assert_eq!(called("runn"), "havre: unknown command: havre runn");
         assert_eq!(called("container foo"), "havre: unknown command: havre container foo");
         let Err(failure) = find("havre", words("runn")) else { panic!("found") };

@@ -6,6 +6,7 @@
 
 mod end;
 mod execs;
+mod leases;
 mod removal;
 mod start;
 mod stop;
@@ -23,6 +24,8 @@ use havre_runtime::shim::protocol::{Ask, AttachSpec, Packet, Target};
 use havre_store::db::Batch;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+
+pub(crate) use leases::{Access, Granted, Lease};
 
 use crate::EngineError;
 use crate::launcher::Launcher;
@@ -60,6 +63,8 @@ pub(crate) enum Command {
     Announce(Reply<Option<oneshot::Sender<Attachment>>>),
     Resize { target: Target, rows: u16, columns: u16, reply: Reply<()> },
     Freeze { frozen: bool, reply: Reply<()> },
+    Lease { access: Access, reply: Reply<Granted> },
+    Happened { action: &'static str, more: Vec<(&'static str, String)> },
     Rename { name: havre_base::ContainerName, reply: Reply<()> },
     Update { revise: Revision, reply: Reply<Vec<String>> },
     ExecCreate { spec: Box<ExecSpec>, reply: Reply<ExecId> },
@@ -108,6 +113,7 @@ pub(crate) struct Container {
     execs: BTreeMap<ExecId, ExecView>,
     ended_execs: VecDeque<ExecId>,
     after_end: Vec<AfterEnd>,
+    leases: leases::Leases,
     kill_at: Option<Instant>,
     restart_at: Option<Instant>,
     last_delay: Option<Duration>,
@@ -159,6 +165,7 @@ impl Container {
             execs: BTreeMap::new(),
             ended_execs: VecDeque::new(),
             after_end: Vec::new(),
+            leases: leases::Leases::default(),
             kill_at: None,
             restart_at: None,
             last_delay: None,
@@ -176,14 +183,12 @@ impl Container {
             self.start_failed(&error);
         }
         while !self.removed {
-            let timer = match (self.kill_at, self.restart_at) {
-                (Some(kill), Some(restart)) => Some(kill.min(restart)),
-                (one, other) => one.or(other),
-            };
+            let timer = [self.kill_at, self.restart_at, self.leases.until].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 packet = next_packet(&mut self.link) => self.on_packet(packet).await,
                 () = until(timer) => self.on_timer().await,
+                () = self.leases.returned() => self.resume().await,
                 command = self.inbox.recv() => match command {
                     Some(command) => self.on_command(command).await,
                     None => return,
@@ -193,7 +198,15 @@ impl Container {
     }
 
     async fn on_command(&mut self, command: Command) {
+        if let Some(command) = self.put_off(command) {
+            self.obey(command).await;
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
         match command {
+            Command::Lease { access, reply } => self.lease(access, reply),
+            Command::Happened { action, more } => self.happened(action, &more),
             Command::Start(reply) => {
                 let result = self.start_by_user().await;
                 answer(reply, result);

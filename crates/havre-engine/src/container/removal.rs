@@ -45,6 +45,7 @@ impl Container {
 
     /// Removes; the database has forgotten the container before the answer.
     pub(super) async fn remove_durably(&mut self) -> Result<(), EngineError> {
+        self.leases.clear(false).await;
         let id = self.fixed.id.as_str();
         let batch = Batch::new().delete(CONTAINERS, id).delete(STATES, id);
         self.launcher.commit(batch).await?;
@@ -63,6 +64,7 @@ impl Container {
 
     pub(super) fn remove_everything(&mut self) {
         self.restart_at = None;
+        self.leases.revoke();
         self.launcher.remove(&self.fixed.id);
         self.launcher.forget(&self.fixed.id, &self.now.name);
         self.removed = true;

@@ -61,6 +61,7 @@ impl Container {
         self.restart_at = None;
         self.now.start_error = None;
         self.await_clean().await;
+        self.leases.clear(true).await;
         let waiting = self.arrived().await;
         let launched = self.launcher.launch(&self.fixed, waiting)?;
         self.shim = Some(launched.child);

@@ -67,6 +67,9 @@ impl Container {
             self.happened("kill", &[("signal", KILL.to_string())]);
             self.signal_quietly(KILL).await;
         }
+        if self.leases.until.is_some_and(|at| at <= now) {
+            self.resume().await;
+        }
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart_at = None;
             self.now.restart_count += 1;

@@ -27,7 +27,7 @@ pub struct Revised {
 
 /// Makes the new decision from the present one, or refuses. It runs in the container's task, so that nothing
 /// changes in between; it is pure.
-pub type Revision = Box<dyn FnOnce(&Fixed) -> Result<Revised, EngineError> + Send>;
+pub type Revision = Box<dyn FnOnce(&Fixed) -> Result<Revised, EngineError> + Send + Sync>;
 
 impl Container {
     pub(super) async fn update(&mut self, revise: Revision) -> Result<Vec<String>, EngineError> {

@@ -293,7 +293,7 @@ fn mount_root(root: &RootConfig) -> Result<PathBuf, RuntimeError> {
     // What the host unmounts goes here too; what is mounted here stays here.
     rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .step("part the mounts from the host's")?;
-    match fscontext::overlay(&Layers { lowers, upper, work, volatile }, None)? {
+    match fscontext::overlay(&Layers { lowers, upper: Some((upper, work)), volatile }, None)? {
         RootTree::Mount(mount) => {
             let folder = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .step_with(|| format!("open {}", target.display()))?;

@@ -1,10 +1,12 @@
 //! `/containers/...` but for streams.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use havre_api::container::{CreateResponse, WaitError, WaitResponse};
 use havre_api::{ApiVersion, Filters};
 use havre_base::ContainerName;
-use havre_engine::WaitFor;
+use havre_engine::{View, WaitFor};
 use hyper::StatusCode;
 use hyper::body::Body as _;
 
@@ -19,7 +21,7 @@ use crate::versions::{self, Shape};
 
 type Handled = Result<Answer, Refusal>;
 
-pub(crate) fn list(server: &Server, call: &Call) -> Handled {
+pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
     let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
         .map_err(|error| Refusal::invalid(error.to_string()))?;
     filter::check(&filters)?;
@@ -31,9 +33,6 @@ pub(crate) fn list(server: &Server, call: &Call) -> Handled {
         || wants_state
         || filters.has("before")
         || filters.has("since");
-    if call.query.flag("size") {
-        return Err(Refusal::not_yet("sizes of containers (docker ps --size)"));
-    }
     let engine = &server.engine;
     let views = engine.containers.list();
     let shown = views
@@ -41,8 +40,15 @@ pub(crate) fn list(server: &Server, call: &Call) -> Handled {
         .filter(|view| all || view.now.state.is_alive() || view.now.state.word() == "restarting")
         .filter(|view| filter::passes(engine, &filters, view))
         .take(limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX));
-    let list: Vec<_> = shown.map(|view| shows::summary(engine, view)).collect();
-    Ok(versions::json(call.version, Shape::ContainerList, &list))
+    let mut rows = Vec::new();
+    for view in shown {
+        let mut row = shows::summary(engine, view);
+        if call.query.flag("size") {
+            (row.size_rw, row.size_root_fs) = sizes(server, view).await?;
+        }
+        rows.push(row);
+    }
+    Ok(versions::json(call.version, Shape::ContainerList, &rows))
 }
 
 pub(crate) async fn create(server: &Server, call: Call) -> Handled {
@@ -85,12 +91,20 @@ fn image_warnings(server: &Server, name: &str) -> Vec<String> {
     warnings
 }
 
-pub(crate) fn inspect(server: &Server, call: &Call, id: &str) -> Handled {
-    if call.query.flag("size") {
-        return Err(Refusal::not_yet("sizes of containers (docker inspect --size)"));
-    }
+/// What a container wrote, and that with its image.
+async fn sizes(server: &Server, view: &Arc<View>) -> Result<(Option<i64>, Option<i64>), Refusal> {
+    let sizes = server.engine.files.sizes(Arc::clone(view)).await?;
+    let number = |size: u64| Some(i64::try_from(size).unwrap_or(i64::MAX));
+    Ok((number(sizes.written), number(sizes.total)))
+}
+
+pub(crate) async fn inspect(server: &Server, call: &Call, id: &str) -> Handled {
     let view = server.engine.containers.view(id)?;
-    Ok(versions::json(call.version, Shape::Container, &shows::inspect(&server.engine, &view)))
+    let mut answer = shows::inspect(&server.engine, &view);
+    if call.query.flag("size") {
+        (answer.size_rw, answer.size_root_fs) = sizes(server, &view).await?;
+    }
+    Ok(versions::json(call.version, Shape::Container, &answer))
 }
 
 pub(crate) async fn start(server: &Server, call: Call, id: &str) -> Handled {

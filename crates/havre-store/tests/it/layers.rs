@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use havre_base::ContainerId;
 use havre_oci::Digest;
 use havre_store::tar::{Entry, Kind, TarWriter};
-use havre_store::{Limits, Snapshots, StoreError};
+use havre_store::{ArchiveError, Limits, Snapshots, StoreError};
 
 struct World {
     folder: tempfile::TempDir,
@@ -190,7 +190,7 @@ fn names_that_lead_outside_are_refused() {
     let deep = "d/".repeat(400) + "f";
     for bad in ["../x", "a/../../x", "a/..", "..", deep.as_str(), "d/.wh...", "d/.wh..", "d/.wh."] {
         let error = world.apply(&archive(&[(file(bad), b"x")])).unwrap_err();
-        assert!(matches!(error, StoreError::Entry { .. }), "{bad}: {error}");
+        assert!(matches!(error, StoreError::Archive(ArchiveError::Entry { .. })), "{bad}: {error}");
     }
     drop(nul);
     assert_eq!(std::fs::read_dir(world.folder.path()).unwrap().count(), 1);
@@ -315,10 +315,16 @@ fn a_bomb_is_stopped() {
     let mut tar = TarWriter::new(Vec::new());
     tar.header(&huge).unwrap();
     let tar = tar.finish().unwrap();
-    assert!(matches!(world.store.extract(tar.as_slice(), limits), Err(StoreError::Limit { .. })));
+    assert!(matches!(
+        world.store.extract(tar.as_slice(), limits),
+        Err(StoreError::Archive(ArchiveError::Limit { .. }))
+    ));
     let many: Vec<_> = (0..200).map(|n| (file(&format!("f{n}")), &b""[..])).collect();
     let limits = Limits { entries: 100, ..Limits::default() };
-    assert!(matches!(world.store.extract(archive(&many).as_slice(), limits), Err(StoreError::Limit { .. })));
+    assert!(matches!(
+        world.store.extract(archive(&many).as_slice(), limits),
+        Err(StoreError::Archive(ArchiveError::Limit { .. }))
+    ));
     // Sixteen GiB of zeros in half a megabyte: stopped soon after the first one.
     let block = zstd::encode_all(std::io::repeat(0).take_bytes(64 << 20), 1).unwrap();
     let header = {
@@ -329,7 +335,7 @@ fn a_bomb_is_stopped() {
     let mut bomb = header;
     (0..256).for_each(|_| bomb.extend_from_slice(&block));
     let error = world.store.extract(bomb.as_slice(), Limits::default()).unwrap_err();
-    assert!(matches!(error, StoreError::Archive(_)), "{error}");
+    assert!(matches!(error, StoreError::Archive(ArchiveError::Archive(_))), "{error}");
 }
 
 trait TakeBytes: std::io::Read + Sized {

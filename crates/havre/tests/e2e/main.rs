@@ -18,6 +18,8 @@ mod cases;
 mod confinement;
 mod debian;
 mod external;
+mod files;
+mod files_hostile;
 mod hostile;
 mod images;
 mod limits;
@@ -43,6 +45,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
     cases::ALL
         .iter()
         .chain(images::ALL)
+        .chain(files::ALL)
         .chain(live::ALL)
         .chain(external::ALL)
         .chain(debian::ALL)
@@ -58,6 +61,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(live::API)
         .chain(confinement::ALL)
         .chain(hostile::ALL)
+        .chain(files_hostile::ALL)
         .chain(reach::ALONE)
         .chain(run::ALONE)
         .chain(teach::ALONE)

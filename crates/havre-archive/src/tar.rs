@@ -11,7 +11,7 @@ use tar_core::builder::{EntryBuilder, ExtensionMode};
 use tar_core::parse::{Limits, ParseEvent, Parser};
 use tar_core::{EntryType, PaxExtensions};
 
-use crate::StoreError;
+use crate::ArchiveError;
 
 const BLOCK: usize = 256 << 10;
 
@@ -29,6 +29,10 @@ impl<W: Write> TarWriter<W> {
 
     /// Writes the header of an entry, whose `size` bytes of content come next through `content`.
     pub fn header(&mut self, entry: &Entry) -> io::Result<()> {
+        self.write_header(entry, &[])
+    }
+
+    fn write_header(&mut self, entry: &Entry, records: &[(&str, &[u8])]) -> io::Result<()> {
         let kind = match entry.kind {
             Kind::File | Kind::Other => EntryType::Regular,
             Kind::Directory => EntryType::Directory,
@@ -52,10 +56,43 @@ impl<W: Write> TarWriter<W> {
             Ok(())
         };
         fill().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e.to_string()))?;
+        for (name, value) in records {
+            builder.add_pax(name, value);
+        }
         for (name, value) in &entry.xattrs {
             builder.add_pax(&format!("SCHILY.xattr.{}", String::from_utf8_lossy(name)), value);
         }
         self.out.write_all(&builder.finish_bytes())
+    }
+
+    /// Writes the header of a file of which only `parts` have content (PAX format 1.0 for sparse files). The
+    /// content of the parts comes next through `content`, then `pad` with what is returned here.
+    pub fn sparse_header(&mut self, entry: &Entry, parts: &[(u64, u64)]) -> io::Result<u64> {
+        // The format wants a last part that ends where the file does.
+        let ends = parts.last().is_some_and(|(start, length)| start + length == entry.size);
+        let mut map = format!("{}\n", parts.len() + usize::from(!ends));
+        for (start, length) in parts {
+            map.push_str(&format!("{start}\n{length}\n"));
+        }
+        if !ends {
+            map.push_str(&format!("{}\n0\n", entry.size));
+        }
+        let mut map = map.into_bytes();
+        map.resize(map.len().next_multiple_of(512), 0);
+        let content = parts.iter().map(|(_, length)| length).sum::<u64>();
+        let stored = content + u64::try_from(map.len()).unwrap_or(0);
+        let size = entry.size.to_string();
+        let records: [(&str, &[u8]); 4] = [
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", &entry.path),
+            ("GNU.sparse.realsize", size.as_bytes()),
+        ];
+        let at = entry.path.iter().rposition(|&b| b == b'/').map_or(0, |at| at + 1);
+        let path = [&entry.path[..at], b"GNUSparseFile.0/", &entry.path[at..]].concat();
+        self.write_header(&Entry { path, size: stored, ..entry.clone() }, &records)?;
+        self.out.write_all(&map)?;
+        Ok(stored)
     }
 
     /// Where the content is written to; after it, call `pad`.
@@ -183,7 +220,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Skips what is left of the present entry and reads the next header; `None` at the end.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, StoreError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
         while self.left > 0 {
             let length = self.chunk()?.len();
             if length == 0 {
@@ -196,7 +233,7 @@ impl<R: Read> TarReader<R> {
         self.take_padding()?;
         loop {
             let window = self.buffer.get(self.start..self.end).unwrap_or_default();
-            let event = self.parser.parse(window).map_err(|e| StoreError::Archive(Arc::new(e)))?;
+            let event = self.parser.parse(window).map_err(|e| ArchiveError::Archive(Arc::new(e)))?;
             let (consumed, entry, wanted) = match event {
                 ParseEvent::NeedData { min_bytes } => (0, None, min_bytes),
                 ParseEvent::Entry { consumed, entry } => (consumed, Some(resolve(&entry, None)), 0),
@@ -230,7 +267,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next piece of the present entry's content; empty when there is no more.
-    pub fn chunk(&mut self) -> Result<&[u8], StoreError> {
+    pub fn chunk(&mut self) -> Result<&[u8], ArchiveError> {
         if self.left == 0 {
             return Ok(&[]);
         }
@@ -245,9 +282,9 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The whole content of the present entry, if it is not longer than `limit`.
-    pub fn content(&mut self, limit: u64) -> Result<Vec<u8>, StoreError> {
+    pub fn content(&mut self, limit: u64) -> Result<Vec<u8>, ArchiveError> {
         if self.left > limit {
-            return Err(StoreError::Limit { what: "bytes in a document", limit });
+            return Err(ArchiveError::Limit { what: "bytes in a document", limit });
         }
         let mut all = Vec::with_capacity(usize::try_from(self.left).unwrap_or(0));
         loop {
@@ -260,7 +297,10 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Reads everything behind the last entry, giving each piece to `each`.
-    pub fn rest(&mut self, mut each: impl FnMut(&[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    pub fn rest(
+        &mut self,
+        mut each: impl FnMut(&[u8]) -> Result<(), ArchiveError>,
+    ) -> Result<(), ArchiveError> {
         loop {
             each(&self.buffer[self.start..self.end])?;
             self.start = self.end;
@@ -270,7 +310,7 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    fn take_padding(&mut self) -> Result<(), StoreError> {
+    fn take_padding(&mut self) -> Result<(), ArchiveError> {
         while self.padding > 0 {
             if self.start == self.end && !self.fill(1)? {
                 return Err(truncated());
@@ -290,7 +330,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Reads until at least `wanted` bytes are there; false at the end of the input.
-    fn fill(&mut self, wanted: usize) -> Result<bool, StoreError> {
+    fn fill(&mut self, wanted: usize) -> Result<bool, ArchiveError> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -307,15 +347,15 @@ impl<R: Read> TarReader<R> {
                 Ok(0) => return Ok(false),
                 Ok(count) => self.end += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(StoreError::Archive(Arc::new(error))),
+                Err(error) => return Err(ArchiveError::Archive(Arc::new(error))),
             }
         }
         Ok(true)
     }
 }
 
-fn truncated() -> StoreError {
-    StoreError::Archive(Arc::new(io::Error::new(
+fn truncated() -> ArchiveError {
+    ArchiveError::Archive(Arc::new(io::Error::new(
         io::ErrorKind::UnexpectedEof,
         "unexpected end of the archive",
     )))

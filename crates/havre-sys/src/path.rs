@@ -18,25 +18,26 @@ const ATTEMPTS: usize = 16;
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
 /// The root of a container.
-pub(crate) struct Root<'a>(BorrowedFd<'a>);
+pub struct Root<'a>(BorrowedFd<'a>);
 
 impl<'a> Root<'a> {
-    pub(crate) fn new(root: BorrowedFd<'a>) -> Self {
+    /// Around a descriptor of the root.
+    pub fn new(root: BorrowedFd<'a>) -> Self {
         Self(root)
     }
 
     /// A descriptor of what is at `path`, links followed.
-    pub(crate) fn open_path(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub fn open_path(&self, path: &Path) -> io::Result<OwnedFd> {
         self.open(path, OFlags::PATH)
     }
 
     /// The same, but no component may be a link.
-    pub(crate) fn open_path_without_links(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub fn open_path_without_links(&self, path: &Path) -> io::Result<OwnedFd> {
         self.open_with(path, OFlags::PATH, IN_ROOT | ResolveFlags::NO_SYMLINKS)
     }
 
     /// Opens what is at `path`.
-    pub(crate) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    pub fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         self.open_with(path, flags, IN_ROOT)
     }
 
@@ -52,7 +53,7 @@ impl<'a> Root<'a> {
     }
 
     /// A descriptor of the folder at `path`, which is made (0755) with those above it if absent.
-    pub(crate) fn ensure_folder(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub fn ensure_folder(&self, path: &Path) -> io::Result<OwnedFd> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => return other,
@@ -86,7 +87,7 @@ impl<'a> Root<'a> {
     }
 
     /// The folder of `path`, made if absent, and the last name of `path`.
-    pub(crate) fn ensure_parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p std::ffi::OsStr)> {
+    pub fn ensure_parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p std::ffi::OsStr)> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path has no last name"));
         };
@@ -94,7 +95,7 @@ impl<'a> Root<'a> {
     }
 
     /// A descriptor of what is at `path`, to mount on: a folder or a file, made if absent.
-    pub(crate) fn ensure_target(&self, path: &Path, folder: bool) -> io::Result<OwnedFd> {
+    pub fn ensure_target(&self, path: &Path, folder: bool) -> io::Result<OwnedFd> {
         if folder {
             return self.ensure_folder(path);
         }
@@ -115,29 +116,29 @@ impl<'a> Root<'a> {
 }
 
 /// The type of what a descriptor is of.
-pub(crate) fn file_type(fd: impl AsFd) -> io::Result<FileType> {
+pub fn file_type(fd: impl AsFd) -> io::Result<FileType> {
     Ok(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode))
 }
 
 /// Whether a descriptor is of a folder.
-pub(crate) fn is_folder(fd: impl AsFd) -> io::Result<bool> {
+pub fn is_folder(fd: impl AsFd) -> io::Result<bool> {
     Ok(file_type(fd)? == FileType::Directory)
 }
 
 /// Whether the file system of a descriptor has this magic number (linux/magic.h).
-pub(crate) fn is_on(fd: impl AsFd, magic: u64) -> io::Result<bool> {
+pub fn is_on(fd: impl AsFd, magic: u64) -> io::Result<bool> {
     let kind = rustix::fs::fstatfs(fd)?.f_type;
     Ok(u64::try_from(kind).is_ok_and(|kind| kind == magic))
 }
 
 /// procfs
-pub(crate) const PROC_MAGIC: u64 = 0x9fa0;
+pub const PROC_MAGIC: u64 = 0x9fa0;
 /// sysfs
-pub(crate) const SYSFS_MAGIC: u64 = 0x6265_6572;
+pub const SYSFS_MAGIC: u64 = 0x6265_6572;
 /// tmpfs
-pub(crate) const TMPFS_MAGIC: u64 = 0x0102_1994;
+pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// devpts
-pub(crate) const DEVPTS_MAGIC: u64 = 0x1cd1;
+pub const DEVPTS_MAGIC: u64 = 0x1cd1;
 
 #[cfg(test)]
 mod tests {
