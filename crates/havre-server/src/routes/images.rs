@@ -231,6 +231,7 @@ pub(crate) async fn inspect(server: &Server, call: &Call, name: &str) -> Handled
         repo_digests: names(&view.repo_digests),
         parent: view.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
         created: document.created.clone().unwrap_or_default(),
+        comment: document.history.last().map(|step| step.comment.clone()).unwrap_or_default(),
         author: document.author.clone(),
         config: Some(config_of(&view)),
         architecture: platform.architecture.clone(),

@@ -71,6 +71,7 @@ except (ImageNotFound, NotFound, APIError):
     pass
 
 step("events from here on")
+name = "py-" + label
 seen = []
 events = client.events(decode=True, filters={"label": ["clients=" + label]})
 
@@ -79,7 +80,7 @@ def listen():
     try:
         for event in events:
             seen.append(event["Action"])
-            if event["Action"] == "destroy":
+            if event["Action"] == "destroy" and event["Actor"]["Attributes"]["name"] == name + "-2":
                 return
     except Exception as error:  # the stream is closed from the main thread
         seen.append(repr(error))
@@ -89,7 +90,6 @@ listener = threading.Thread(target=listen, daemon=True)
 listener.start()
 
 step("create, start, list, inspect")
-name = "py-" + label
 box = client.containers.create(
     image,
     ["sh", "-c", 'trap "exit 5" TERM; echo first; echo second >&2; while :; do sleep 0.1; done'],

@@ -58,7 +58,7 @@ fn docker_py(world: &World) {
     let host = format!("unix://{}", world.socket());
     for version in VERSIONS {
         let mut command = bounded(&python, "120");
-        let label = format!("v{}", version.replace('.', "-"));
+        let label = format!("py-v{}", version.replace('.', "-"));
         command.arg(source("docker_py.py")).args([&host, version, "e2e/busybox", &label]);
         succeeds(command);
     }
@@ -68,7 +68,7 @@ fn dockerode(world: &World) {
     let Some(modules) = installed("node") else { return };
     for version in VERSIONS {
         let mut command = bounded(Path::new("node"), "120");
-        let label = format!("v{}", version.replace('.', "-"));
+        let label = format!("node-v{}", version.replace('.', "-"));
         command.arg(source("dockerode.mjs"));
         command.args([world.socket(), &format!("v{version}"), "e2e/busybox", &label]).arg(&modules);
         succeeds(command);
