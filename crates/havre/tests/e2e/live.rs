@@ -89,7 +89,8 @@ fn stats(_: &World, client: &Client) {
 }
 
 fn limit_of(client: &Client, name: &str) -> String {
-    let script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+    let script =
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
     client.run(&["exec", name, "sh", "-c", script]).exits(0)
 }
 
@@ -116,7 +117,9 @@ fn update(_: &World, client: &Client) {
     assert_eq!(limit_of(client, &name), (32 << 20).to_string());
     client.run(&["update", "--cpus", "0.5", &name]).exits(0);
     assert_eq!(field(client, &name, "{{.HostConfig.NanoCpus}}"), "500000000");
-    client.run(&["update", "--cpu-period", "50000", &name]).fails(1, "CPU Period cannot be updated as NanoCPUs");
+    client
+        .run(&["update", "--cpu-period", "50000", &name])
+        .fails(1, "CPU Period cannot be updated as NanoCPUs");
     client.run(&["update", &name]).fails(1, "you must provide one or more flags");
     client.run(&["update", "--cpu-shares", "2", "e2e-nobody"]).fails(1, "No such container: e2e-nobody");
     remove(client, &name);
@@ -132,11 +135,13 @@ fn prune(_: &World, client: &Client) {
     let filter = format!("label={label}");
     let running = detached(client, "prune-runs", &["--label", &flag], &["sleep", "1000"]);
     let kept = detached(client, "prune-kept", &["--label", &format!("{label}=kept")], &["true"]);
-    let gone = detached(client, "prune-gone", &["--label", &flag], &["sh", "-c", "head -c 5000 /dev/zero > /x"]);
+    let gone =
+        detached(client, "prune-gone", &["--label", &flag], &["sh", "-c", "head -c 5000 /dev/zero > /x"]);
     client.run(&["wait", &kept, &gone]).exits(0);
     let id = field(client, &gone, "{{.Id}}");
     let wanted = format!("label={flag}");
-    let early = client.run(&["container", "prune", "-f", "--filter", &wanted, "--filter", "until=1h"]).exits(0);
+    let early =
+        client.run(&["container", "prune", "-f", "--filter", &wanted, "--filter", "until=1h"]).exits(0);
     assert_eq!(early, "Total reclaimed space: 0B");
     let out = client.run(&["container", "prune", "-f", "--filter", &wanted]).exits(0);
     assert_eq!(out, format!("Deleted Containers:\n{id}\n\nTotal reclaimed space: 5kB"));
@@ -194,7 +199,12 @@ fn system_prune(_: &World, client: &Client) {
 }
 
 fn events(world: &World, client: &Client) {
-    let name = detached(client, "events", &["--label", "colour=red"], &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"]);
+    let name = detached(
+        client,
+        "events",
+        &["--label", "colour=red"],
+        &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"],
+    );
     let id = field(client, &name, "{{.Id}}");
     client.run(&["top", &name]).exits(0);
     client.run(&["update", "--cpu-shares", "100", &name]).exits(0);
@@ -212,8 +222,20 @@ fn events(world: &World, client: &Client) {
     let out = client.run(&[&past[..], &["--format", "{{.Action}}"]].concat()).exits(0);
     let actions: Vec<&str> = out.lines().map(|line| line.split(':').next().unwrap()).collect();
     for action in [
-        "create", "start", "top", "update", "pause", "unpause", "exec_create", "exec_start", "exec_die",
-        "rename", "kill", "die", "stop", "destroy",
+        "create",
+        "start",
+        "top",
+        "update",
+        "pause",
+        "unpause",
+        "exec_create",
+        "exec_start",
+        "exec_die",
+        "rename",
+        "kill",
+        "die",
+        "stop",
+        "destroy",
     ] {
         assert!(actions.contains(&action), "{action} in {actions:?}");
     }
@@ -225,7 +247,9 @@ fn events(world: &World, client: &Client) {
     assert_eq!(none, "");
     let object = client.run(&[&past[..], &["--filter", "event=start", "--format", "json"]].concat()).exits(0);
     assert_eq!(json(&object)["Actor"]["Attributes"]["colour"], Value::from("red"));
-    client.run(&["events", "--since", "0", "--until", "0s", "--filter", "bogus=x"]).fails(1, "invalid filter 'bogus'");
+    client
+        .run(&["events", "--since", "0", "--until", "0s", "--filter", "bogus=x"])
+        .fails(1, "invalid filter 'bogus'");
     // What comes later is seen as it happens.
     let target = format!("{}:latest", client.unique("tagged"));
     let image = format!("image={target}");
@@ -390,7 +414,12 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn websocket(world: &World, client: &Client) {
-    let name = detached(client, "websocket", &["-i"], &["sh", "-c", "echo begin; read line; echo got $line; exit 3"]);
+    let name = detached(
+        client,
+        "websocket",
+        &["-i"],
+        &["sh", "-c", "echo begin; read line; echo got $line; exit 3"],
+    );
     let path = format!("/containers/{name}/attach/ws?stream=1&stdin=1&stdout=1&stderr=1&logs=1");
     let head = |origin: &str| {
         format!(
@@ -436,12 +465,16 @@ fn disk_usage_api(world: &World, _: &Client) {
         json(&text)
     };
     let old = get("/v1.41/system/df");
-    assert!(old["LayersSize"].as_i64().unwrap() > 0 && old["Images"].is_array() && old["Containers"].is_array());
+    assert!(
+        old["LayersSize"].as_i64().unwrap() > 0 && old["Images"].is_array() && old["Containers"].is_array()
+    );
     assert_eq!((&old["Volumes"], &old["BuilderSize"]), (&json("[]"), &Value::from(0)));
     let one = get("/v1.44/system/df?type=image");
     assert!(one["Images"].is_array() && one["Containers"].is_null(), "{one}");
     let new = get("/v1.52/system/df");
-    assert!(new["ImageUsage"]["TotalCount"].as_i64().unwrap() > 0 && new["ImageUsage"].get("Items").is_none());
+    assert!(
+        new["ImageUsage"]["TotalCount"].as_i64().unwrap() > 0 && new["ImageUsage"].get("Items").is_none()
+    );
     assert!(new.get("Images").is_none() && new["VolumeUsage"]["TotalCount"] == 0, "{new}");
     let verbose = get("/v1.52/system/df?type=image&verbose=1");
     assert!(verbose["ImageUsage"]["Items"].is_array() && verbose.get("ContainerUsage").is_none());
@@ -450,7 +483,8 @@ fn disk_usage_api(world: &World, _: &Client) {
 }
 
 fn logs_api(world: &World, client: &Client) {
-    let name = detached(client, "logs-api", &["-t"], &["sh", "-c", "echo one; echo two; sleep 1000"]);
+    let name =
+        detached(client, "logs-api", &["-t"], &["sh", "-c", "echo one; sleep 0.1; echo two; sleep 1000"]);
     client.follow_until(&name, "two");
     let get = |query: &str| world.api("GET", &format!("/containers/{name}/logs?stdout=1&{query}"), "");
     assert_eq!(get("tail=0"), (200, String::new()));
