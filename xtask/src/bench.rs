@@ -3,6 +3,8 @@
 //! Each figure is the median of its rounds; a busy machine slows both. The client process is part of every
 //! `run` and `exec`. Memory is private memory: what would be free if the processes were not there.
 
+mod copies;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
@@ -36,10 +38,15 @@ const MEASURES: &[Measure] = &[
     Measure { name: "exec", unit: "ms", more_is_better: false, rounds: 15, run: exec },
     Measure { name: "parallel-start", unit: "containers/s", more_is_better: true, rounds: 3, run: parallel },
     Measure { name: "logs-write", unit: "MB/s", more_is_better: true, rounds: 3, run: logs },
-    Measure { name: "cp-in", unit: "ms", more_is_better: false, rounds: 5, run: copy_in },
-    Measure { name: "cp-out", unit: "ms", more_is_better: false, rounds: 5, run: copy_out },
-    Measure { name: "commit", unit: "ms", more_is_better: false, rounds: 3, run: commit },
-    Measure { name: "export", unit: "ms", more_is_better: false, rounds: 3, run: export },
+    Measure { name: "cp-in", unit: "ms", more_is_better: false, rounds: 5, run: copies::copy_in },
+    Measure { name: "cp-out", unit: "ms", more_is_better: false, rounds: 5, run: copies::copy_out },
+    Measure { name: "commit", unit: "ms", more_is_better: false, rounds: 3, run: copies::commit },
+    Measure { name: "export", unit: "ms", more_is_better: false, rounds: 3, run: copies::export },
+    Measure { name: "list-300", unit: "ms", more_is_better: false, rounds: 5, run: list },
+    Measure { name: "create", unit: "containers/s", more_is_better: true, rounds: 3, run: creations },
+    Measure { name: "logs-read", unit: "MB/s", more_is_better: true, rounds: 3, run: logs_read },
+    Measure { name: "stats-40", unit: "ms", more_is_better: false, rounds: 3, run: stats },
+    Measure { name: "attach-200", unit: "ms", more_is_better: false, rounds: 3, run: attach },
     Measure { name: "load", unit: "MB/s", more_is_better: true, rounds: 3, run: load },
     Measure {
         name: "memory-per-container",
@@ -223,71 +230,120 @@ fn logs(engine: &Engine, _: &Path) -> Result<f64> {
     Ok(f64::from(bytes) / seconds / 1e6)
 }
 
-/// 100 MB in 2,000 files of 50 kB that do not compress.
-fn many_files(folder: &Path) -> Result<std::path::PathBuf> {
-    let tree = folder.join("many");
-    if tree.exists() {
-        return Ok(tree);
+/// Makes stopped containers with one connection and returns the seconds it took.
+fn make(engine: &Engine, prefix: &str, count: usize) -> Result<f64> {
+    let container = json!({
+        "Image": "busybox", "Cmd": ["sleep", "1000"], "HostConfig": { "NetworkMode": "none" },
+    });
+    let mut api = engine.connect()?;
+    let started = Instant::now();
+    for number in 0..count {
+        api.call("POST", &format!("{API}/containers/create?name={prefix}-{number}"), Some(&container))?;
     }
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut content = vec![0_u8; 50_000];
-    for number in 0..2_000 {
-        let inner = tree.join(format!("{:02}", number % 40));
-        std::fs::create_dir_all(&inner)?;
-        for byte in &mut content {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            *byte = state.to_be_bytes()[0];
+    Ok(started.elapsed().as_secs_f64())
+}
+
+fn unmake(engine: &Engine, prefix: &str, count: usize) -> Result<()> {
+    let mut api = engine.connect()?;
+    (0..count).try_for_each(|number| {
+        api.send("DELETE", &format!("{API}/containers/{prefix}-{number}?force=1"), None).map(drop)
+    })
+}
+
+/// The list of 300 containers, through the API; the best of ten.
+fn list(engine: &Engine, _: &Path) -> Result<f64> {
+    const COUNT: usize = 300;
+    make(engine, "listed", COUNT)?;
+    let mut api = engine.connect()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..10 {
+        let started = Instant::now();
+        let text = api.call("GET", &format!("{API}/containers/json?all=1"), None)?;
+        best = best.min(started.elapsed().as_secs_f64() * 1e3);
+        if text.matches("\"/listed-").count() < COUNT {
+            bail!("the list is not complete");
         }
-        std::fs::write(inner.join(number.to_string()), &content)?;
     }
-    Ok(tree)
+    unmake(engine, "listed", COUNT)?;
+    Ok(best)
 }
 
-fn sleeper(engine: &Engine, name: &str) -> Result<()> {
-    engine.client(&["run", "-d", "--name", name, "--network", "none", "busybox", "sleep", "1000"]).map(drop)
+/// Creations a second over one connection.
+fn creations(engine: &Engine, _: &Path) -> Result<f64> {
+    const COUNT: u32 = 100;
+    let count = usize::try_from(COUNT)?;
+    let seconds = make(engine, "created", count);
+    unmake(engine, "created", count)?;
+    Ok(f64::from(COUNT) / seconds?)
 }
 
-fn copy_in(engine: &Engine, folder: &Path) -> Result<f64> {
-    let tree = many_files(folder)?;
-    sleeper(engine, "bench-cp")?;
-    let taken = timed(engine, &["cp", &tree.to_string_lossy(), "bench-cp:/many"]);
-    engine.client(&["rm", "-f", "bench-cp"])?;
+/// Half a million lines, written before and read through the client.
+fn logs_read(engine: &Engine, _: &Path) -> Result<f64> {
+    let line = "a line of a log as programs write them, with a number 1234567890 and words";
+    let script = format!("yes '{line}' | head -n 500000");
+    let words = ["run", "-d", "--name", "bench-read", "--network", "none"];
+    let limits = ["--log-opt", "max-size=200m", "--log-opt", "max-file=2"];
+    let words: Vec<&str> = words.into_iter().chain(limits).chain(["busybox", "sh", "-c", &script]).collect();
+    engine.client(&words)?;
+    engine.client(&["wait", "bench-read"])?;
+    let taken = timed(engine, &["logs", "bench-read"]);
+    engine.client(&["rm", "-f", "bench-read"])?;
+    let bytes = u32::try_from(500_000 * (line.len() + 1))?;
+    Ok(f64::from(bytes) / 1e3 / taken?)
+}
+
+fn run_many(engine: &Engine, prefix: &str) -> Result<()> {
+    make(engine, prefix, CONTAINERS)?;
+    let mut api = engine.connect()?;
+    (0..CONTAINERS).try_for_each(|number| {
+        api.call("POST", &format!("{API}/containers/{prefix}-{number}/start"), None).map(drop)
+    })
+}
+
+/// `stats --no-stream` of forty running containers.
+fn stats(engine: &Engine, _: &Path) -> Result<f64> {
+    run_many(engine, "watched")?;
+    let taken = timed(engine, &["stats", "--no-stream"]);
+    unmake(engine, "watched", CONTAINERS)?;
     taken
 }
 
-fn copy_out(engine: &Engine, folder: &Path) -> Result<f64> {
-    let tree = many_files(folder)?;
-    let out = folder.join(format!("out-{}", engine.name));
-    sleeper(engine, "bench-cp")?;
-    engine.client(&["cp", &tree.to_string_lossy(), "bench-cp:/many"])?;
-    let taken = timed(engine, &["cp", "bench-cp:/many", &out.to_string_lossy()]);
-    engine.client(&["rm", "-f", "bench-cp"])?;
-    std::fs::remove_dir_all(&out)?;
-    taken
-}
-
-/// A container that has written 300 MB.
-fn writer(engine: &Engine) -> Result<()> {
-    sleeper(engine, "bench-written")?;
-    let script = "mkdir /data; for i in $(seq 30); do head -c 10000000 /dev/urandom >/data/$i; done; sync";
-    engine.client(&["exec", "bench-written", "sh", "-c", script]).map(drop)
-}
-
-fn commit(engine: &Engine, _: &Path) -> Result<f64> {
-    writer(engine)?;
-    let taken = timed(engine, &["commit", "bench-written", "bench-committed"]);
-    engine.client(&["rm", "-f", "bench-written"])?;
-    engine.client(&["rmi", "bench-committed"])?;
-    taken
-}
-
-fn export(engine: &Engine, folder: &Path) -> Result<f64> {
-    let out = folder.join(format!("export-{}", engine.name));
-    writer(engine)?;
-    let taken = timed(engine, &["export", "-o", &out.to_string_lossy(), "bench-written"]);
-    engine.client(&["rm", "-f", "bench-written"])?;
-    std::fs::remove_file(&out)?;
-    taken
+/// Two hundred clients attached to one container that writes a hundred lines a second, until every one of them
+/// has read a line.
+fn attach(engine: &Engine, _: &Path) -> Result<f64> {
+    const CLIENTS: usize = 200;
+    let script = "while :; do echo now; sleep 0.01; done";
+    engine.client(&[
+        "run",
+        "-d",
+        "--name",
+        "attached",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])?;
+    let measured = (|| {
+        let started = Instant::now();
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(
+                engine.connect()?.attach(&format!("{API}/containers/attached/attach?stream=1&stdout=1"))?,
+            );
+        }
+        for client in &mut clients {
+            let mut text = [0; 12];
+            std::io::Read::read_exact(client, &mut text)?;
+            if text.get(8..) != Some(b"now\n") {
+                bail!("an attached client got something else");
+            }
+        }
+        Ok(started.elapsed().as_secs_f64() * 1e3)
+    })();
+    engine.client(&["rm", "-f", "attached"])?;
+    measured
 }
 
 fn load(engine: &Engine, folder: &Path) -> Result<f64> {

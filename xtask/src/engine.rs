@@ -183,6 +183,24 @@ impl Api {
         Ok((status, text))
     }
 
+    /// Turns the connection into the stream of an attached client.
+    pub(crate) fn attach(mut self, path: &str) -> Result<BufReader<UnixStream>> {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
+        );
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        if line.split_whitespace().nth(1) != Some("101") {
+            bail!("cannot attach: {}", line.trim());
+        }
+        while !line.trim().is_empty() {
+            line.clear();
+            self.stream.read_line(&mut line)?;
+        }
+        Ok(self.stream)
+    }
+
     fn head(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Option<usize>, bool)> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = format!(

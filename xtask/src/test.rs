@@ -1,6 +1,7 @@
 //! All tests: what they need is installed, what was skipped is listed, the last line counts.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -19,10 +20,20 @@ const NEEDS: &[(&str, &[&str])] = &[
     // The external runtime that the end-to-end tests drive.
     ("runc", &["runc"]),
     ("tar", &["tar"]),
+    // The languages of other client libraries.
+    ("python3", &["python3", "python3-venv"]),
+    ("node", &["nodejs"]),
+    ("npm", &["npm"]),
 ];
+
+/// Where the client libraries of other languages are, below the target folder.
+const CLIENTS: &str = "target/clients";
+/// What they are.
+const SOURCES: &str = "crates/havre/tests/clients";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     install()?;
+    install_clients();
     // The whole is what the gate runs; a selection is for a person at work.
     if arguments.is_empty() {
         crate::check::run()?;
@@ -135,6 +146,43 @@ fn install() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Installs client libraries of other languages, unless those wanted are there; tests without them are
+/// skipped.
+fn install_clients() {
+    for (list, into, how) in [
+        ("requirements.txt", "python", python as fn(&Path, &Path) -> Result<()>),
+        ("package.json", "node", node),
+    ] {
+        let (list, into) =
+            (process::root().join(SOURCES).join(list), process::root().join(CLIENTS).join(into));
+        // The list is copied in last: an installation that was cut short is made again.
+        let stamp = into.join("installed");
+        if std::fs::read(&stamp).ok() == std::fs::read(&list).ok() {
+            continue;
+        }
+        let installed = how(&list, &into).and_then(|()| Ok(std::fs::copy(&list, &stamp).map(drop)?));
+        if let Err(error) = installed {
+            println!("test: cannot install the libraries of {}: {error:#}", list.display());
+        }
+    }
+}
+
+fn python(list: &Path, into: &Path) -> Result<()> {
+    process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(into))?;
+    let pip = into.join("bin/pip");
+    process::run(
+        Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", "-r"]).arg(list),
+    )
+}
+
+fn node(list: &Path, into: &Path) -> Result<()> {
+    std::fs::create_dir_all(into)?;
+    std::fs::copy(list, into.join("package.json"))?;
+    process::run(
+        Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent", "--prefix"]).arg(into),
+    )
 }
 
 fn apt() -> Command {

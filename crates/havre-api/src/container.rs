@@ -217,6 +217,19 @@ wire! {
         titles: Vec<String>,
     }
 
+    /// Body of `POST /containers/{id}/checkpoints`.
+    pub struct CheckpointRequest {
+        #[serde(rename = "CheckpointID")]
+        checkpoint_id: String,
+        checkpoint_dir: String,
+        exit: bool,
+    }
+
+    /// One entry of `GET /containers/{id}/checkpoints`.
+    pub struct Checkpoint {
+        name: String,
+    }
+
     /// Answer of `POST /containers/prune`.
     pub struct PruneResponse {
         containers_deleted: Option<Vec<String>>,

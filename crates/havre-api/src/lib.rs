@@ -18,7 +18,9 @@ pub mod host;
 pub mod image;
 pub mod message;
 pub mod network;
+pub mod stats;
 pub mod system;
+pub mod usage;
 pub mod version;
 
 pub use archive::PathStat;

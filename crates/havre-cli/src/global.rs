@@ -1,6 +1,7 @@
 //! The options before the command: which daemon to talk to.
 
 use crate::commands;
+use crate::config;
 use crate::failure::Failure;
 use crate::output;
 use crate::spec::{self, Arity, Command, Flag, switch, text, words};
@@ -11,8 +12,32 @@ pub(crate) struct Global {
     pub(crate) config: String,
     pub(crate) context: String,
     pub(crate) hosts: Vec<String>,
-    pub(crate) tls: bool,
+    pub(crate) tls: TlsFlags,
     pub(crate) debug: bool,
+}
+
+/// What the flags say about keys.
+#[derive(Debug, Default)]
+pub(crate) struct TlsFlags {
+    /// `--tls` was given.
+    on: bool,
+    /// `--tlsverify`, if it was given.
+    verify: Option<bool>,
+    pub(crate) ca: String,
+    pub(crate) cert: String,
+    pub(crate) key: String,
+}
+
+impl Global {
+    /// Whether connections over TCP are encrypted. Who says anything about verifying wants encryption.
+    pub(crate) fn encrypts(&self) -> bool {
+        self.tls.on || self.tls.verify.is_some() || config::environment("DOCKER_TLS_VERIFY").is_some()
+    }
+
+    /// Whether the daemon must prove who it is.
+    pub(crate) fn verifies(&self) -> bool {
+        self.tls.verify.unwrap_or_else(|| config::environment("DOCKER_TLS_VERIFY").is_some())
+    }
 }
 
 /// A command line after its global options.
@@ -24,17 +49,25 @@ pub(crate) enum Line {
 }
 
 const FLAGS: &[Flag] = &[
-    text("config", "Directory of the client's configuration files (default \"~/.docker\")"),
-    text("context", "Context whose daemon to use, before DOCKER_HOST and the default context").short('c'),
-    switch("debug", "Print more about failures").short('D'),
-    words("host", "list", "Socket of the daemon").short('H'),
-    text("log-level", "Least severity of messages (debug, info, warn, error, fatal)").short('l'),
-    switch("tls", "Encrypt the connection").hidden(),
-    text("tlscacert", "Trust certificates signed by this CA only").hidden(),
-    text("tlscert", "Certificate file").hidden(),
-    text("tlskey", "Key file").hidden(),
-    switch("tlsverify", "Encrypt the connection and verify the daemon").hidden(),
-    switch("version", "Print the version and quit").short('v'),
+    text("config", "Location of client config files (default \"~/.docker\")"),
+    text(
+        "context",
+        "Name of the context to use to connect to the daemon (overrides DOCKER_HOST env var and default context set with \"context use\")",
+    )
+    .short('c'),
+    switch("debug", "Enable debug mode").short('D'),
+    words("host", "string", "Daemon socket to connect to").short('H'),
+    text(
+        "log-level",
+        "Set the logging level (\"debug\", \"info\", \"warn\", \"error\", \"fatal\") (default \"info\")",
+    )
+    .short('l'),
+    switch("tls", "Use TLS; implied by --tlsverify"),
+    text("tlscacert", "Trust certs signed only by this CA (default \"~/.docker/ca.pem\")"),
+    text("tlscert", "Path to TLS certificate file (default \"~/.docker/cert.pem\")"),
+    text("tlskey", "Path to TLS key file (default \"~/.docker/key.pem\")"),
+    switch("tlsverify", "Use TLS and verify the remote"),
+    switch("version", "Print version information and quit").short('v'),
 ];
 
 /// The root as a command, so that its options parse like all others.
@@ -84,7 +117,13 @@ pub(crate) fn parse(program: &str, words: Vec<String>) -> Result<Line, Failure> 
         config: args.text("config").into(),
         context: args.text("context").into(),
         hosts: args.list("host").to_vec(),
-        tls: args.on("tls") || args.on("tlsverify"),
+        tls: TlsFlags {
+            on: args.on("tls"),
+            verify: args.given("tlsverify").then(|| args.on("tlsverify")),
+            ca: args.text("tlscacert").into(),
+            cert: args.text("tlscert").into(),
+            key: args.text("tlskey").into(),
+        },
         debug: args.on("debug"),
     };
     Ok(Line::Command(global, args.rest))

@@ -9,6 +9,7 @@ mod autostart;
 mod commands;
 mod config;
 mod container;
+mod contexts;
 mod failure;
 mod files;
 mod format;
@@ -17,6 +18,7 @@ mod output;
 mod session;
 mod signals;
 mod spec;
+mod suggest;
 mod terminal;
 
 use std::cell::OnceCell;
@@ -52,6 +54,15 @@ impl App {
 
     /// The client, made on first use. The daemon is started when nobody listens at the default socket.
     pub(crate) async fn client(&self) -> Result<&Client, Failure> {
+        self.connect(true).await
+    }
+
+    /// The client, without starting a daemon.
+    pub(crate) async fn client_if_any(&self) -> Result<&Client, Failure> {
+        self.connect(false).await
+    }
+
+    async fn connect(&self, may_start: bool) -> Result<&Client, Failure> {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
@@ -63,10 +74,21 @@ impl App {
             },
             _ => (ApiVersion::CURRENT, false),
         };
-        let client = Client::new(target.endpoint, version, fixed);
+        let file = config::file(&self.global)?;
+        let custom = config::custom_headers()?;
+        let headers = file.http_headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut client = Client::new(target.endpoint, version, fixed).called(&self.program).with_headers(
+            headers.chain(custom.iter().map(|(name, value)| (name.as_str(), value.as_str()))),
+        )?;
+        if let Some(tls) = &target.tls {
+            client = client.with_tls(tls)?;
+        }
         match client.prepare(1).await {
             Err(error)
-                if error.nobody_listens() && target.by_default && autostart::allowed(&self.program) =>
+                if may_start
+                    && error.nobody_listens()
+                    && target.by_default
+                    && autostart::allowed(&self.program) =>
             {
                 autostart::start(client.endpoint()).map_err(Failure::plain)?;
                 client.prepare(1).await?;
@@ -116,7 +138,14 @@ fn run(program: &str, words: Vec<String>) -> Result<u8, Failure> {
         .build()
         .map_err(|error| Failure::plain(format!("cannot start: {error}")))?;
     let app = App { program: program.to_owned(), global, runtime, client: OnceCell::new() };
-    let result = (command.run)(&app, &args);
+    let mut result = (command.run)(&app, &args);
+    if let Some(hint) = suggest::near(&app) {
+        // Behind what went wrong, wherever that was said.
+        match &mut result {
+            Err(failure) if !failure.message.is_empty() => failure.message.push_str(&format!("\n{hint}")),
+            _ => output::complain(&hint),
+        }
+    }
     // A thread that still reads the terminal must not be waited for.
     app.runtime.shutdown_background();
     result

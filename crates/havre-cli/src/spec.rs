@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Duration,
     /// `name=value`, several times.
     Filter,
+    /// `name=value,name=value`, perhaps several times.
+    Pairs,
 }
 
 /// One flag.
@@ -97,6 +99,10 @@ pub(crate) const fn filter(help: &'static str) -> Flag {
     Flag::new("filter", Kind::Filter, "filter", help)
 }
 
+pub(crate) const fn pairs(long: &'static str, help: &'static str) -> Flag {
+    Flag::new(long, Kind::Pairs, "stringToString", help)
+}
+
 /// How many arguments a command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arity {
@@ -114,6 +120,7 @@ pub(crate) struct Command {
     pub(crate) names: &'static [&'static str],
     /// What follows the name in the usage line, without `[OPTIONS]`.
     pub(crate) arguments: &'static str,
+    /// What it does: a line for lists, and more below it for its own help.
     pub(crate) about: &'static str,
     pub(crate) flags: &'static [&'static [Flag]],
     pub(crate) arity: Arity,
@@ -222,6 +229,11 @@ pub(crate) fn parse(
     words: Vec<String>,
 ) -> Result<Option<Args>, Failure> {
     parse::parse(command, program, called, words)
+}
+
+/// A spelling that Go reads as a truth value.
+pub(crate) fn boolean(text: &str) -> Option<bool> {
+    parse::boolean(text)
 }
 
 /// The command whose spelling is nearest to `word`, if any is near.

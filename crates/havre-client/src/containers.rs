@@ -1,8 +1,8 @@
 //! Requests about containers and execs.
 
 use havre_api::container::{
-    ContainerInspect, ContainerSummary, CreateRequest, CreateResponse, PruneResponse, TopResponse,
-    UpdateResponse, WaitResponse,
+    Checkpoint, CheckpointRequest, ContainerInspect, ContainerSummary, CreateRequest, CreateResponse,
+    PruneResponse, TopResponse, UpdateResponse, WaitResponse,
 };
 use havre_api::exec::{ExecCreateRequest, ExecInspect, ExecStartRequest};
 use havre_api::host::Resources;
@@ -70,6 +70,40 @@ impl Client {
     pub async fn start(&self, id: &str, detach_keys: &str) -> Result<(), ClientError> {
         let query = Query::of("/containers/", id, "/start").with_some("detachKeys", detach_keys);
         self.call(Method::POST, &query).await
+    }
+
+    /// Starts a container from a checkpoint.
+    pub async fn start_from(&self, id: &str, checkpoint: &str, folder: &str) -> Result<(), ClientError> {
+        let query = Query::of("/containers/", id, "/start")
+            .with_some("checkpoint", checkpoint)
+            .with_some("checkpoint-dir", folder);
+        self.call(Method::POST, &query).await
+    }
+
+    /// The use of resources: once, or again and again.
+    pub async fn stats(&self, id: &str, stream: bool) -> Result<Answer<'_>, ClientError> {
+        let query = Query::of("/containers/", id, "/stats").with("stream", if stream { "1" } else { "0" });
+        self.request(Method::GET, &query, None::<&()>).await
+    }
+
+    /// Makes a checkpoint.
+    pub async fn create_checkpoint(&self, id: &str, request: &CheckpointRequest) -> Result<(), ClientError> {
+        let path = Query::of("/containers/", id, "/checkpoints");
+        self.request(Method::POST, &path, Some(request)).await?.bytes().await.map(drop)
+    }
+
+    /// The checkpoints of a container.
+    pub async fn checkpoints(&self, id: &str, folder: &str) -> Result<Vec<Checkpoint>, ClientError> {
+        let listed: Option<_> =
+            self.get(&Query::of("/containers/", id, "/checkpoints").with_some("dir", folder)).await?;
+        Ok(listed.unwrap_or_default())
+    }
+
+    /// Removes a checkpoint.
+    pub async fn remove_checkpoint(&self, id: &str, name: &str, folder: &str) -> Result<(), ClientError> {
+        let container = Query::of("/containers/", id, "/checkpoints/");
+        let path = Query::of(container.as_str(), name, "").with_some("dir", folder);
+        self.call(Method::DELETE, &path).await
     }
 
     /// Stops a container: `signal` empty for its own, `seconds` `None` for its own.

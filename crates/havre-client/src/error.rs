@@ -6,6 +6,8 @@ use havre_api::ErrorResponse;
 use havre_base::{Classify, ErrorKind};
 use hyper::StatusCode;
 
+use crate::tls::InvalidKeys;
+
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -18,6 +20,20 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// The connection was made, but the two sides do not trust each other, or do not both speak TLS.
+    #[error("error during connect: {endpoint}: {reason}")]
+    Tls {
+        /// The daemon's address.
+        endpoint: String,
+        /// Why.
+        reason: String,
+    },
+    /// The program that connects to another machine ended.
+    #[error("error during connect: {0}")]
+    Ssh(String),
+    /// Keys that cannot be used.
+    #[error(transparent)]
+    Keys(#[from] InvalidKeys),
     /// The connection broke, or what came was no HTTP.
     #[error("the connection to the daemon failed")]
     Transport(#[source] hyper::Error),
@@ -70,9 +86,10 @@ impl ClientError {
 impl Classify for ClientError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect { .. } => ErrorKind::Unavailable,
+            Self::Connect { .. } | Self::Ssh(_) => ErrorKind::Unavailable,
+            Self::Tls { .. } => ErrorKind::Unauthorized,
             Self::Transport(_) | Self::Stream(_) | Self::NotUpgraded | Self::Decode(_) => ErrorKind::Internal,
-            Self::Version | Self::Request(_) | Self::Encode(_) => ErrorKind::InvalidParameter,
+            Self::Version | Self::Keys(_) | Self::Request(_) | Self::Encode(_) => ErrorKind::InvalidParameter,
             Self::Api { status, .. } => match status {
                 400 => ErrorKind::InvalidParameter,
                 401 => ErrorKind::Unauthorized,

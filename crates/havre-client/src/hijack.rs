@@ -10,6 +10,7 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use crate::error::ClientError;
 
@@ -28,6 +29,13 @@ impl Socket {
         match self {
             Self::Unix(stream) => stream.try_clone().map(Self::Unix),
             Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
+        }
+    }
+
+    pub(crate) fn set_blocking(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_nonblocking(false),
+            Self::Tcp(stream) => stream.set_nonblocking(false),
         }
     }
 
@@ -62,6 +70,26 @@ impl Write for Socket {
     }
 }
 
+/// A socket whose other end is copied from and to the daemon by a task.
+pub(crate) fn bridge<S>(stream: S) -> io::Result<Socket>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (ours, theirs) = tokio::net::UnixStream::pair()?;
+    let (mut from_daemon, mut to_daemon) = tokio::io::split(stream);
+    let (mut from_us, mut to_us) = ours.into_split();
+    // Each half ends with its source, and nobody hears of a failure but by the end of the other stream.
+    tokio::spawn(async move {
+        tokio::io::copy(&mut from_us, &mut to_daemon).await.map(drop).unwrap_or(());
+        to_daemon.shutdown().await.unwrap_or(());
+    });
+    tokio::spawn(async move {
+        tokio::io::copy(&mut from_daemon, &mut to_us).await.map(drop).unwrap_or(());
+        to_us.shutdown().await.unwrap_or(());
+    });
+    theirs.into_std().map(Socket::Unix)
+}
+
 /// A hijacked connection.
 pub struct Hijacked {
     /// The stream.
@@ -82,15 +110,12 @@ impl Hijacked {
             Ok(parts) => (parts.io.into_inner().into_std().map(Socket::Unix), parts.read_buf),
             Err(upgraded) => match upgraded.downcast::<TokioIo<tokio::net::TcpStream>>() {
                 Ok(parts) => (parts.io.into_inner().into_std().map(Socket::Tcp), parts.read_buf),
-                Err(_) => return Err(ClientError::NotUpgraded),
+                // Not the kernel's stream: a task decrypts it into one that is.
+                Err(upgraded) => (bridge(TokioIo::new(upgraded)), Bytes::new()),
             },
         };
         let socket = socket.map_err(ClientError::Stream)?;
-        match &socket {
-            Socket::Unix(stream) => stream.set_nonblocking(false),
-            Socket::Tcp(stream) => stream.set_nonblocking(false),
-        }
-        .map_err(ClientError::Stream)?;
+        socket.set_blocking().map_err(ClientError::Stream)?;
         Ok(Self { socket, early, multiplexed })
     }
 }

@@ -22,6 +22,11 @@ impl Progress<'_> {
     }
 }
 
+/// A parameter once for each value.
+fn with_all(query: Query, name: &str, values: &[String]) -> Query {
+    values.iter().fold(query, |query, value| query.with(name, value))
+}
+
 impl Client {
     /// Lists images.
     pub async fn images(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>, ClientError> {
@@ -38,8 +43,8 @@ impl Client {
     }
 
     /// The steps that made an image.
-    pub async fn history(&self, name: &str) -> Result<Vec<HistoryItem>, ClientError> {
-        self.get(&Query::of("/images/", name, "/history")).await
+    pub async fn history(&self, name: &str, platforms: &[String]) -> Result<Vec<HistoryItem>, ClientError> {
+        self.get(&with_all(Query::of("/images/", name, "/history"), "platform", platforms)).await
     }
 
     /// Gives an image one more name.
@@ -54,8 +59,10 @@ impl Client {
         name: &str,
         force: bool,
         no_prune: bool,
+        platforms: &[String],
     ) -> Result<Vec<DeleteResponse>, ClientError> {
         let query = Query::of("/images/", name, "").flag("force", force).flag("noprune", no_prune);
+        let query = with_all(query, "platforms", platforms);
         self.json(Method::DELETE, &query, None::<&()>).await
     }
 
@@ -63,10 +70,10 @@ impl Client {
     pub async fn load(
         &self,
         quiet: bool,
-        platform: &str,
+        platforms: &[String],
         archive: RequestBody,
     ) -> Result<Progress<'_>, ClientError> {
-        let query = Query::new("/images/load").flag("quiet", quiet).with_some("platform", platform);
+        let query = with_all(Query::new("/images/load").flag("quiet", quiet), "platform", platforms);
         let answer = self.upload(Method::POST, &query, archive).await?;
         Ok(Progress { answer, lines: JsonLines::default() })
     }
@@ -78,8 +85,9 @@ impl Client {
     }
 
     /// The archive of some images.
-    pub async fn save(&self, names: &[String]) -> Result<Answer<'_>, ClientError> {
-        let query = names.iter().fold(Query::new("/images/get"), |query, name| query.with("names", name));
+    pub async fn save(&self, names: &[String], platforms: &[String]) -> Result<Answer<'_>, ClientError> {
+        let query = with_all(Query::new("/images/get"), "names", names);
+        let query = with_all(query, "platform", platforms);
         self.request(Method::GET, &query, None::<&()>).await
     }
 

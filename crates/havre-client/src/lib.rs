@@ -1,9 +1,9 @@
-//! The Engine API from the caller's side: over a unix socket or TCP, one request after another on a
+//! The Engine API from the caller's side: over a unix socket, TCP with or without TLS, or ssh; one request after another on a
 //! connection that is kept.
 //!
 //! Invariants: everything runs on one thread (the caller's current-thread runtime); a connection is
 //! reused only after its answer was read to the end; an error carries the daemon's own message.
-//! Not here: anything printed, and TLS (`not yet supported`).
+//! Not here: anything printed.
 
 mod archive;
 mod connection;
@@ -13,8 +13,10 @@ mod error;
 mod hijack;
 mod images;
 mod query;
+mod ssh;
 mod stream;
 mod system;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 
@@ -22,28 +24,31 @@ use bytes::Bytes;
 use havre_api::ApiVersion;
 use http_body_util::{BodyExt, Full};
 pub use hyper::Method;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use archive::CommitOptions;
-use connection::Connection;
 pub use connection::{Body, RequestBody};
+use connection::{Connection, Way};
 pub use containers::{AttachOptions, LogsOptions, Waiting};
-pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use endpoint::{Endpoint, InvalidEndpoint, Remote};
 pub use error::ClientError;
 pub use hijack::{Hijacked, Socket};
 pub use images::Progress;
 pub use query::Query;
 pub use stream::{Demultiplexer, JsonLines, StreamKind};
+pub use tls::{InvalidKeys, Tls};
 
 /// How many times a version may be lowered before the refusal is reported.
 const NEGOTIATIONS: usize = 2;
 
 /// A client of one daemon.
 pub struct Client {
-    endpoint: Endpoint,
+    way: Way,
+    /// Headers that the user wants in every request.
+    headers: Vec<(HeaderName, HeaderValue)>,
     version: Cell<ApiVersion>,
     /// Whether the daemon has accepted `version`, or it was fixed by the user.
     settled: Cell<bool>,
@@ -54,13 +59,45 @@ impl Client {
     /// A client that starts with `version`; unless `fixed`, the daemon may lower or raise it.
     #[must_use]
     pub fn new(endpoint: Endpoint, version: ApiVersion, fixed: bool) -> Self {
-        Self { endpoint, version: Cell::new(version), settled: Cell::new(fixed), idle: RefCell::default() }
+        Self {
+            way: Way { endpoint, tls: None, program: "havre".to_owned() },
+            headers: Vec::new(),
+            version: Cell::new(version),
+            settled: Cell::new(fixed),
+            idle: RefCell::default(),
+        }
+    }
+
+    /// The same client with keys for its connections.
+    pub fn with_tls(mut self, tls: &Tls) -> Result<Self, ClientError> {
+        self.way.tls = Some(tls.connector()?);
+        Ok(self)
+    }
+
+    /// The same client, called by a name: over ssh it looks for a program of that name first.
+    #[must_use]
+    pub fn called(mut self, program: &str) -> Self {
+        program.clone_into(&mut self.way.program);
+        self
+    }
+
+    /// The same client with headers in every request.
+    pub fn with_headers<'a>(
+        mut self,
+        headers: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, ClientError> {
+        for (name, value) in headers {
+            let name = HeaderName::try_from(name).map_err(|error| ClientError::Request(error.into()))?;
+            let value = HeaderValue::try_from(value).map_err(|error| ClientError::Request(error.into()))?;
+            self.headers.push((name, value));
+        }
+        Ok(self)
     }
 
     /// Where the daemon listens.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.way.endpoint
     }
 
     /// The API version in use.
@@ -72,10 +109,15 @@ impl Client {
     /// Opens connections beforehand, so that later requests find them ready.
     pub async fn prepare(&self, count: usize) -> Result<(), ClientError> {
         while self.idle.borrow().len() < count {
-            let connection = Connection::open(&self.endpoint).await?;
+            let connection = Connection::open(&self.way).await?;
             self.idle.borrow_mut().push(connection);
         }
         Ok(())
+    }
+
+    /// The bare stream to the daemon, for somebody else to speak on.
+    pub async fn dial(&self) -> Result<Socket, ClientError> {
+        self.way.dial().await
     }
 
     /// Asks the daemon for its version, unless one is settled already.
@@ -195,9 +237,12 @@ impl Client {
     ) -> Result<Request<Body>, ClientError> {
         let target = if versioned { format!("/v{}{path}", self.version.get()) } else { path.to_owned() };
         let mut builder =
-            Request::builder().method(method).uri(target).header(HOST, self.endpoint.host_header());
+            Request::builder().method(method).uri(target).header(HOST, self.way.endpoint.host_header());
         if let Some(kind) = kind {
             builder = builder.header(CONTENT_TYPE, kind);
+        }
+        for (name, value) in &self.headers {
+            builder = builder.header(name, value);
         }
         builder.body(body).map_err(ClientError::Request)
     }
@@ -212,7 +257,7 @@ impl Client {
             let fresh = kept.is_none();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => Connection::open(&self.endpoint).await?,
+                None => Connection::open(&self.way).await?,
             };
             // A kept connection may close while the request is on its way; asking again changes nothing.
             let spare = (!fresh && request.method() == Method::GET).then(|| copy(&request));
@@ -220,7 +265,7 @@ impl Client {
                 Ok(response) => return Ok((response, connection)),
                 Err((error, returned)) => match returned.filter(|_| !fresh).or(spare) {
                     Some(again) => request = again,
-                    None => return Err(ClientError::Transport(error)),
+                    None => return Err(connection.broken(&self.way, error)),
                 },
             }
         }

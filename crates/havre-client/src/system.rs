@@ -2,7 +2,12 @@
 
 use havre_api::system::{InfoResponse, VersionResponse};
 
-use crate::{Client, ClientError};
+use havre_api::Filters;
+use havre_api::usage::DiskUsageResponse;
+use hyper::Method;
+use serde::de::DeserializeOwned;
+
+use crate::{Answer, Client, ClientError, Query};
 
 impl Client {
     /// The daemon's versions.
@@ -13,5 +18,38 @@ impl Client {
     /// What the daemon is and has.
     pub async fn info(&self) -> Result<InfoResponse, ClientError> {
         self.get("/info").await
+    }
+
+    /// What happens, as a stream of JSON objects; times are empty or seconds since the epoch.
+    pub async fn events(
+        &self,
+        since: &str,
+        until: &str,
+        filters: &Filters,
+    ) -> Result<Answer<'_>, ClientError> {
+        let mut query = Query::new("/events").with_some("since", since).with_some("until", until);
+        if !filters.is_empty() {
+            query = query.with("filters", &filters.encode());
+        }
+        self.request(Method::GET, &query, None::<&()>).await
+    }
+
+    /// What images, containers, volumes and the build cache take on disk.
+    pub async fn disk_usage(&self) -> Result<DiskUsageResponse, ClientError> {
+        self.get("/system/df?verbose=1").await
+    }
+
+    /// Removes what is unused of a kind: `networks`, `volumes`, `build`.
+    pub async fn prune<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        all: bool,
+        filters: &Filters,
+    ) -> Result<T, ClientError> {
+        let mut query = Query::new(&format!("/{kind}/prune")).flag("all", all);
+        if !filters.is_empty() {
+            query = query.with("filters", &filters.encode());
+        }
+        self.json(Method::POST, &query, None::<&()>).await
     }
 }

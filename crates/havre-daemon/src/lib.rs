@@ -1,11 +1,19 @@
 //! The daemon: configuration, opening the services in order, signals, shutdown.
 //!
-//! Invariants: one daemon a data root, held by a lock; it listens only when every container is
-//! recovered; it leaves containers running when it ends, however it ends.
+//! Invariants: one daemon a data root, held by a lock; it answers only when every container is
+//! recovered; it leaves containers running when it ends, however it ends. A reload changes everything it
+//! may or nothing.
 
 mod config;
+mod hosts;
+mod listen;
+mod log;
+mod notify;
 mod options;
+mod reload;
 mod runtimes;
+mod tls;
+mod values;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,18 +22,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use havre_engine::spec::SeccompSpec;
-use havre_engine::{Engine, EngineError, Settings};
+use havre_engine::{Engine, EngineError, Live, Settings};
 use havre_image::{ImageError, Images};
-use havre_server::{Info, Server};
+use havre_server::{Info, Limits, Server};
 use havre_store::StoreError;
 use havre_store::db::Db;
 use havre_sys::lock::Lock;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use config::{Config, Host};
-use options::{Asked, OptionError};
+use config::Config;
+use listen::Listeners;
+use options::{Asked, OptionError, Values};
+use reload::Reloader;
 
 /// Set by a command that started the daemon in the background: it reads one line from our standard output.
 const AUTOSTARTED: &str = "HAVRE_AUTOSTARTED";
@@ -48,6 +57,8 @@ enum DaemonError {
     InUse(PathBuf),
     #[error("the engine needs root; run it with sudo")]
     NotRoot,
+    #[error("ended by force")]
+    Forced,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -66,12 +77,23 @@ impl DaemonError {
 /// Runs the daemon; `args` do not hold the program's name.
 pub fn main(args: &[String], as_dockerd: bool) -> ExitCode {
     let program = if as_dockerd { "dockerd" } else { "havre daemon" };
+    // What our starter left open (sockets to listen on among it) is ours, and not for the shims, which
+    // outlive us.
+    if let Err(error) = havre_sys::process::close_on_exec_from(3) {
+        complain(&format!(
+            "{program}: cannot keep inherited descriptors from the containers' shims: {error}"
+        ));
+        return ExitCode::FAILURE;
+    }
     match run(args, as_dockerd, program) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = havre_base::chain(&error);
             say_to_starter(&text);
             complain(&format!("{program}: {text}"));
+            if matches!(error, DaemonError::Options(OptionError::UnknownFlag(..))) {
+                return ExitCode::from(125);
+            }
             ExitCode::FAILURE
         }
     }
@@ -112,16 +134,18 @@ fn run(args: &[String], as_dockerd: bool, program: &str) -> Result<(), DaemonErr
         }
         Asked::Run(values) => values,
     };
-    let config = Config::load(values, as_dockerd)?;
+    let config = Config::load(values.clone(), as_dockerd)?;
     let seccomp = seccomp(&config.seccomp_profile)?;
     if config.validate {
-        print("configuration OK");
+        // The keys too: a daemon that cannot read them does not start.
+        config.tls.as_ref().map(tls::Tls::load).transpose()?;
+        complain("configuration OK");
         return Ok(());
     }
     if !rustix::process::geteuid().is_root() {
         return Err(DaemonError::NotRoot);
     }
-    start_log(&config);
+    log::start(&config.log_level, config.log_json);
     if std::env::var_os(AUTOSTARTED).is_some() {
         // Outlives the terminal of the command that started us.
         rustix::process::setsid().map(drop).unwrap_or(());
@@ -133,22 +157,9 @@ fn run(args: &[String], as_dockerd: bool, program: &str) -> Result<(), DaemonErr
         .enable_all()
         .build()
         .map_err(DaemonError::io("start", "the async runtime"))?;
-    let result = runtime.block_on(serve(&config, seccomp));
+    let result = runtime.block_on(serve(config, seccomp, (values, as_dockerd)));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
-}
-
-fn start_log(config: &Config) {
-    use tracing::level_filters::LevelFilter;
-    let level = match config.log_level.as_str() {
-        "debug" => LevelFilter::DEBUG,
-        "warn" => LevelFilter::WARN,
-        "error" | "fatal" => LevelFilter::ERROR,
-        _ => LevelFilter::INFO,
-    };
-    let builder =
-        tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(std::io::stderr);
-    if config.log_json { builder.json().init() } else { builder.init() }
 }
 
 fn seccomp(profile: &str) -> Result<SeccompSpec, DaemonError> {
@@ -168,17 +179,22 @@ fn private_folder(path: &Path, mode: u32) -> Result<(), DaemonError> {
         .map_err(DaemonError::io("set the permissions of", path))
 }
 
-async fn serve(config: &Config, seccomp: SeccompSpec) -> Result<(), DaemonError> {
+/// `started` is the command line and the name: what a reload joins the changed file with.
+async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) -> Result<(), DaemonError> {
     private_folder(&config.data_root, 0o710)?;
     private_folder(&config.exec_root, 0o711)?;
     private_folder(&config.exec_root.join("containers"), 0o700)?;
     let lock_path = config.data_root.join("lock");
     let _lock = lock(lock_path, &config.data_root).await?;
+    check_pid(&config.pidfile)?;
     private_folder(&config.data_root.join("containers"), 0o700)?;
     let state = config.data_root.join("state.db");
     let db = Arc::new(Db::open(&state)?);
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o600))
         .map_err(DaemonError::io("set the permissions of", &state))?;
+    // Sockets that cannot be opened are found before containers are touched.
+    let listeners = Listeners::open(&config).await?;
+    let mut files = Files(listeners.paths());
     let images = Arc::new(Images::open(&config.data_root, Arc::clone(&db))?);
     let settings = Settings {
         data_root: config.data_root.clone(),
@@ -187,57 +203,138 @@ async fn serve(config: &Config, seccomp: SeccompSpec) -> Result<(), DaemonError>
         default_init: config.init,
         no_new_privileges: config.no_new_privileges,
         seccomp,
-        runtimes: config.runtimes.clone(),
-        default_runtime: config.default_runtime.clone(),
+        rlimits: config.rlimits.clone(),
+        time_namespaces: config.features.get("time-namespaces").copied().unwrap_or(true),
+        live: Live::new(config.live.clone()),
     };
     let engine = Arc::new(Engine::open(settings, images, db).await?);
-    let info = Info {
+    let server =
+        Server::new(Arc::clone(&engine), info(&config, engine_id(&config.data_root)?), Limits::default());
+    let mut signals = Signals::watch()?;
+    let mut tasks = JoinSet::new();
+    listeners.serve(&server, &mut tasks);
+    write_pid(&config.pidfile)?;
+    let _pidfile = Files(vec![config.pidfile.clone()]);
+    say_to_starter("ready");
+    notify::tell("READY=1");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "Daemon has completed initialization");
+    let exec_root = config.exec_root.clone();
+    let mut reloader = Reloader::new(config, started);
+    let number = signals.until_end(&mut reloader, &engine, &server, &exec_root).await;
+    tracing::info!("Processing signal '{number}': containers keep running");
+    notify::tell("STOPPING=1");
+    // The sockets first: nobody shall find a daemon that no longer answers.
+    files.remove();
+    let graceful = async {
+        tasks.shutdown().await;
+        server.close();
+        server.closed().await;
+        engine.shutdown().await;
+    };
+    let patience = reloader.config.shutdown_timeout.map(std::time::Duration::from_secs);
+    tokio::select! {
+        () = graceful => {}
+        () = tokio::time::sleep(patience.unwrap_or_default()), if patience.is_some() => {
+            tracing::warn!("some requests did not end in time; leaving without them");
+            engine.shutdown().await;
+        }
+        () = signals.two_more() => {
+            tracing::warn!("Forcing daemon shutdown without cleanup; 3 interrupts received");
+            return Err(DaemonError::Forced);
+        }
+    }
+    Ok(())
+}
+
+/// Files that are there as long as the daemon is, however it ends.
+struct Files(Vec<PathBuf>);
+
+impl Files {
+    fn remove(&mut self) {
+        self.0.drain(..).for_each(|path| remove_quietly(&path));
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// What the server says of a configuration.
+fn info(config: &Config, id: String) -> Info {
+    Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         git_commit: String::new(),
-        id: engine_id(&config.data_root)?,
+        id,
         debug: config.debug,
         experimental: config.experimental,
         labels: config.labels.clone(),
         storage_driver: "overlay2".to_owned(),
-    };
-    let server = Server::new(Arc::clone(&engine), info);
-    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::io("watch for", "SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::io("watch for", "SIGINT"))?;
-    let mut listeners = JoinSet::new();
-    for host in &config.hosts {
-        match host {
-            Host::Unix(path) => {
-                let listener = bind_unix(path, config.group.as_deref())?;
-                listeners.spawn(server.clone().serve_unix(listener));
-                tracing::info!(socket = %path.display(), "API listens");
-            }
-            Host::Tcp(address) => {
-                let listener =
-                    TcpListener::bind(address).await.map_err(DaemonError::io("listen on", address))?;
-                tracing::warn!(
-                    address,
-                    "API listens on TCP without TLS: every process of this machine is root by it"
-                );
-                listeners.spawn(server.clone().serve_tcp(listener));
+        oldest: config.oldest,
+        warnings: config.warnings.clone(),
+        proxies: config.proxies.clone(),
+        defaults: config.defaults.clone(),
+    }
+}
+
+/// The signals the daemon heeds.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    fn watch() -> Result<Self, DaemonError> {
+        let watch = |kind, name: &'static str| signal(kind).map_err(DaemonError::io("watch for", name));
+        Ok(Self {
+            terminate: watch(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: watch(SignalKind::interrupt(), "SIGINT")?,
+            hangup: watch(SignalKind::hangup(), "SIGHUP")?,
+            user: watch(SignalKind::user_defined1(), "SIGUSR1")?,
+        })
+    }
+
+    /// Reloads and reports until a signal says to end; gives its name.
+    async fn until_end(
+        &mut self,
+        reloader: &mut Reloader,
+        engine: &Engine,
+        server: &Server,
+        exec_root: &Path,
+    ) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "terminated",
+                _ = self.interrupt.recv() => return "interrupt",
+                _ = self.hangup.recv() => reloader.reload(engine, server),
+                _ = self.user.recv() => write_report(server, exec_root),
             }
         }
     }
-    write_pid(&config.pidfile)?;
-    say_to_starter("ready");
-    tracing::info!("ready");
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: leaving; containers keep running"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: leaving; containers keep running"),
-    }
-    listeners.shutdown().await;
-    engine.shutdown().await;
-    for host in &config.hosts {
-        if let Host::Unix(path) = host {
-            remove_quietly(path);
+
+    /// Completes when two more signals said to end.
+    async fn two_more(&mut self) {
+        for _ in 0..2 {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
         }
     }
-    remove_quietly(&config.pidfile);
-    Ok(())
+}
+
+/// Writes down what the daemon is busy with, where dockerd does.
+fn write_report(server: &Server, exec_root: &Path) {
+    use havre_base::Clock as _;
+    let time = havre_base::SystemClock.now().to_string().replace(':', "");
+    let path = exec_root.join(format!("goroutine-stacks-{time}.log"));
+    match std::fs::write(&path, server.report()) {
+        Ok(()) => tracing::info!("goroutine stacks written to {}", path.display()),
+        Err(error) => tracing::error!(%error, path = %path.display(), "cannot write the report"),
+    }
 }
 
 /// Takes the lock of the data root. A child that a killed daemon was just starting holds it for a moment
@@ -283,44 +380,25 @@ fn new_id(path: &Path) -> Result<String, DaemonError> {
     Ok(id)
 }
 
-/// Listens on a unix socket for root and the group.
-fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixListener, DaemonError> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(DaemonError::io("create", folder))?;
-    }
-    // The lock on the data root says that no engine of ours listens here; another's answers.
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(DaemonError::Config(format!("something already listens on {}", path.display())));
-    }
-    remove_quietly(path);
-    // Nobody else may connect in the moment before the permissions are set.
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let listener = listener.map_err(DaemonError::io("listen on", path))?;
-    let gid = match group {
-        None => group_id("havre").or_else(|| group_id("docker")),
-        Some(text) => {
-            let gid = text.parse().ok().or_else(|| group_id(text));
-            Some(gid.ok_or_else(|| DaemonError::Config(format!("group {text} not found")))?)
-        }
+/// A second daemon with the same file is a mistake even if its roots are others.
+fn check_pid(path: &Path) -> Result<(), DaemonError> {
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let Some(pid) = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw) else { return Ok(()) };
+    // A number that another program has by now, be it one of our shims, is no daemon.
+    let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    let daemon = match words.as_slice() {
+        [program, word, ..] => program.rsplit('/').next() == Some("dockerd") || word == "daemon",
+        _ => false,
     };
-    if let Some(gid) = gid {
-        std::os::unix::fs::chown(path, Some(0), Some(gid))
-            .map_err(DaemonError::io("give to a group", path))?;
+    if daemon && pid != rustix::process::getpid() {
+        return Err(DaemonError::Config(format!(
+            "process with PID {} is still running; its pid file is {}",
+            pid.as_raw_nonzero(),
+            path.display()
+        )));
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-        .map_err(DaemonError::io("set the permissions of", path))?;
-    Ok(listener)
-}
-
-/// A group's number from group(5); a static binary has no other resolver.
-fn group_id(name: &str) -> Option<u32> {
-    let text = std::fs::read_to_string("/etc/group").ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        if fields.next() == Some(name) { fields.nth(1)?.parse().ok() } else { None }
-    })
+    Ok(())
 }
 
 fn write_pid(path: &Path) -> Result<(), DaemonError> {

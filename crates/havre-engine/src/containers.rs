@@ -14,15 +14,16 @@ use havre_store::db::Batch;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::EngineError;
 use crate::container::{Attachment, Command, Container, ExecView, Origin, Reply, log_path};
 use crate::index::{Handle, Index};
-use crate::launcher::{Launcher, OWN_RUNTIME};
+use crate::launcher::Launcher;
 use crate::merged::Merged;
 use crate::names;
 use crate::record::{CONTAINERS, Changing, Fixed, STATES, View};
 use crate::spec::{ContainerSpec, ExecSpec, IpcMode, NetworkMode, Sharing};
 use crate::state::State;
+use crate::stats::Samplers;
+use crate::{EngineError, OWN_RUNTIME};
 
 /// Commands that may wait for one container's task.
 const INBOX: usize = 64;
@@ -51,10 +52,11 @@ pub struct CreateRequest {
 
 /// All containers of the engine.
 pub struct Containers {
-    launcher: Arc<Launcher>,
+    pub(crate) launcher: Arc<Launcher>,
     index: Arc<Index>,
+    pub(crate) samplers: Arc<Samplers>,
     /// Protects the set of tasks.
-    tasks: Mutex<JoinSet<()>>,
+    pub(crate) tasks: Mutex<JoinSet<()>>,
 }
 
 impl Containers {
@@ -63,7 +65,7 @@ impl Containers {
         let mut tasks = JoinSet::new();
         let reaping = Arc::clone(&launcher);
         tasks.spawn(async move { reaping.reaper.run().await });
-        Self { launcher, index, tasks: Mutex::new(tasks) }
+        Self { launcher, index, samplers: Arc::default(), tasks: Mutex::new(tasks) }
     }
 
     /// Creates a container. Nothing touches the kernel; after the answer it survives power loss.
@@ -197,7 +199,7 @@ impl Containers {
         answer.await.map_err(|_| gone())?
     }
 
-    async fn ask_named<T>(
+    pub(crate) async fn ask_named<T>(
         &self,
         text: &str,
         command: impl FnOnce(Reply<T>) -> Command,
@@ -363,10 +365,10 @@ impl Containers {
 
     /// The runtime that a request names, by the name that inspection shows.
     pub fn runtime(&self, asked: &str) -> Result<String, EngineError> {
-        let settings = &self.launcher.settings;
-        let name = if asked.is_empty() { &settings.default_runtime } else { asked };
+        let live = self.launcher.settings.live.get();
+        let name = if asked.is_empty() { &live.default_runtime } else { asked };
         if name != OWN_RUNTIME {
-            settings.runtime(Some(name))?;
+            live.runtime(Some(name))?;
         }
         Ok(name.to_owned())
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use havre_base::{Classify, ContainerId, ContainerName, ErrorKind};
 use havre_image::ImageError;
+use havre_runtime::RuntimeError;
 use havre_runtime::shim::protocol::FailureKind;
 use havre_store::StoreError;
 
@@ -78,6 +79,15 @@ pub enum EngineError {
         /// What the runtime said.
         message: String,
     },
+    /// The kernel refused new limits; the old ones hold.
+    #[error("Cannot update container {id}")]
+    Update {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        #[source]
+        source: RuntimeError,
+    },
     /// The supervisor is gone or does not answer.
     #[error("the supervisor of container {0} does not answer")]
     Shim(ContainerId),
@@ -131,7 +141,7 @@ impl Classify for EngineError {
                 FailureKind::Gone => ErrorKind::Conflict,
                 FailureKind::Internal => ErrorKind::Internal,
             },
-            Self::Shim(_) | Self::Io { .. } => ErrorKind::Internal,
+            Self::Update { .. } | Self::Shim(_) | Self::Io { .. } => ErrorKind::Internal,
             Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Image(error) => error.kind(),
             Self::Store(error) => error.kind(),

@@ -4,7 +4,6 @@
 //! data root, the writable layer, the control group. Removal of each is idempotent; what is absent
 //! counts as removed.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,10 +13,10 @@ use std::time::Instant;
 
 use havre_base::{ContainerId, ContainerName, ExecId};
 use havre_image::Images;
-use havre_oci::runtime::{LinuxCapabilities, Process, Spec};
+use havre_oci::runtime::{LinuxCapabilities, LinuxResources, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
-use havre_runtime::cgroup::Cgroup;
-use havre_runtime::shim::protocol::{Exit, ExternalRuntime, LogConfig, RootConfig, ShimConfig};
+use havre_runtime::cgroup::{Cgroup, Changed};
+use havre_runtime::shim::protocol::{Exit, LogConfig, RootConfig, ShimConfig};
 use havre_store::db::{Batch, Db};
 use tokio::sync::oneshot;
 
@@ -30,47 +29,8 @@ use crate::link::{self, CLIENTS_AT_START, Link};
 use crate::plan::{self, Facts};
 use crate::reaper::Reaper;
 use crate::record::Fixed;
+use crate::settings::{self, Settings};
 use crate::spec::{ExecSpec, IpcMode, MountKind, NetworkMode, SeccompSpec, Sharing};
-
-/// What the daemon decides for all containers.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Persistent state.
-    pub data_root: PathBuf,
-    /// State that a restart of the machine may lose.
-    pub exec_root: PathBuf,
-    /// Parent control group, as `/havre`.
-    pub cgroup_parent: String,
-    /// Our own reaper as process 1 unless a container says otherwise.
-    pub default_init: bool,
-    /// `no-new-privileges` unless a container says otherwise.
-    pub no_new_privileges: bool,
-    /// The profile of containers that name none.
-    pub seccomp: SeccompSpec,
-    /// OCI runtimes of others, by name. Ours is not among them.
-    pub runtimes: BTreeMap<String, ExternalRuntime>,
-    /// The runtime of containers that name none: [`OWN_RUNTIME`], or one of `runtimes`.
-    pub default_runtime: String,
-}
-
-/// The name of our own runtime.
-pub const OWN_RUNTIME: &str = "havre";
-
-impl Settings {
-    /// Whom a container's runtime is; none for our own.
-    pub(crate) fn runtime(&self, name: Option<&str>) -> Result<Option<&ExternalRuntime>, EngineError> {
-        match name {
-            None => Ok(None),
-            Some(name) => match self.runtimes.get(name) {
-                Some(runtime) => Ok(Some(runtime)),
-                None if name.starts_with("io.containerd.") => Err(EngineError::Invalid(format!(
-                    "unknown or invalid runtime name: {name}: it names a program of containerd, which is not used here; register the OCI runtime itself with --add-runtime"
-                ))),
-                None => Err(EngineError::Invalid(format!("unknown or invalid runtime name: {name}"))),
-            },
-        }
-    }
-}
 
 /// A started shim.
 pub(crate) struct Launched {
@@ -161,15 +121,18 @@ impl Launcher {
         make_bind_sources(fixed)?;
         crate::propagation::check(&fixed.spec.mounts)?;
         let files = crate::etc::write(&data_dir, fixed)?;
-        let runtime = self.settings.runtime(fixed.spec.runtime.as_deref())?.cloned();
+        let runtime = self.settings.live.get().runtime(fixed.spec.runtime.as_deref())?.cloned();
         let init = fixed.spec.init.unwrap_or(self.settings.default_init);
         let facts = Facts {
             pids: self.joined(fixed)?,
             // Other runtimes know no time namespaces, or only new ones do.
-            time_namespace: self.facts.time_namespace && runtime.is_none(),
+            time_namespace: self.facts.time_namespace && self.settings.time_namespaces && runtime.is_none(),
             ..self.facts.clone()
         };
         let mut spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;
+        if let Some(process) = &mut spec.process {
+            process.rlimits = settings::limits(&process.rlimits, &self.settings.rlimits);
+        }
         let filter = match &runtime {
             None => self.filter(fixed, false)?,
             Some(_) => {
@@ -311,7 +274,7 @@ impl Launcher {
                 permitted: caps,
                 ..LinuxCapabilities::default()
             }),
-            rlimits: fixed.spec.rlimits.clone(),
+            rlimits: settings::limits(&fixed.spec.rlimits, &self.settings.rlimits),
             no_new_privileges: fixed.spec.security.no_new_privileges,
             selinux_label: plan::selinux(&fixed.spec)?.map(|labels| labels.process),
             apparmor_profile: plan::apparmor(&fixed.spec, &self.facts)?,
@@ -324,6 +287,19 @@ impl Launcher {
             Some(_) => None,
         };
         Ok((process, filter))
+    }
+
+    /// Changes the limits of a running container, all or none.
+    pub(crate) fn limit(
+        &self,
+        fixed: &Fixed,
+        resources: &LinuxResources,
+    ) -> Result<(Cgroup, Changed), EngineError> {
+        let changed = Cgroup::open(&self.cgroup_path(fixed)).and_then(|cgroup| {
+            let changed = cgroup.change(resources)?;
+            Ok((cgroup, changed))
+        });
+        changed.map_err(|source| EngineError::Update { id: fixed.id.clone(), source })
     }
 
     pub(crate) fn freeze(&self, fixed: &Fixed, frozen: bool) -> Result<(), EngineError> {

@@ -17,15 +17,19 @@ mod launcher;
 mod link;
 mod merged;
 mod names;
+mod observe;
 mod plan;
 mod propagation;
+mod ps;
 mod reaper;
 mod record;
 mod recovery;
 mod restart;
+mod settings;
 pub mod signal;
 pub mod spec;
 mod state;
+mod stats;
 
 use std::sync::Arc;
 
@@ -33,17 +37,23 @@ use havre_image::Images;
 use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
 
-pub use container::{Attachment, ExecView};
+// What a client has not read yet is known to the kernel only.
+pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};
 pub use files::{Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming, Outgoing, PathStat, Sizes};
+pub use havre_runtime::cgroup::DeviceFigure;
 pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
-pub use launcher::{OWN_RUNTIME, Settings};
+pub use havre_sys::socket::is_drained;
 pub use merged::Merged;
+pub use observe::Pruned;
 pub use plan::protected_paths;
+pub use ps::Table;
 pub use record::{Changing, Fixed, View};
+pub use settings::{Live, OWN_RUNTIME, Reloadable, STOP_TIMEOUT, Settings};
 pub use state::State;
+pub use stats::{Reading, Sample, Traffic};
 
 /// The services of an engine.
 pub struct Engine {

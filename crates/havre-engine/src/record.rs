@@ -1,6 +1,7 @@
 //! What the engine remembers of a container, and what readers see of it.
 //!
-//! Invariants: [`Fixed`] never changes; [`Changing`] is written to the database after each change, in
+//! Invariants: a [`Fixed`] never changes; an update puts another one in its place, whole and durable before
+//! anybody sees it; [`Changing`] is written to the database after each change, in
 //! order; a [`View`] is a whole, consistent copy that readers hold without a lock.
 
 use std::sync::Arc;
@@ -63,7 +64,7 @@ pub struct Changing {
 /// A consistent copy of all that is known of a container.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// What never changes.
+    /// What was decided, at creation or by the last update.
     pub fixed: Arc<Fixed>,
     /// What changes.
     pub now: Changing,

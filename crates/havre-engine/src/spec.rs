@@ -321,8 +321,8 @@ impl Default for LogSpec {
 impl ContainerSpec {
     /// The time between the stop signal and SIGKILL; absent waits for ever.
     #[must_use]
-    pub fn grace(&self, asked: Option<i64>) -> Option<Duration> {
-        match asked.or(self.stop_timeout).unwrap_or(10) {
+    pub fn grace(&self, asked: Option<i64>, default: i64) -> Option<Duration> {
+        match asked.or(self.stop_timeout).unwrap_or(default) {
             seconds if seconds < 0 => None,
             seconds => Some(Duration::from_secs(seconds.unsigned_abs())),
         }

@@ -80,7 +80,13 @@ fn invalid(why: impl Into<String>) -> ImageError {
 
 impl Images {
     /// Loads all images of an archive, compressed or not, and gives them their names.
-    pub fn load(&self, input: impl Read, on: &mut dyn FnMut(LoadEvent)) -> Result<Vec<Loaded>> {
+    /// `platforms` are those wanted; none means what the archive has for this machine.
+    pub fn load(
+        &self,
+        input: impl Read,
+        platforms: &[Platform],
+        on: &mut dyn FnMut(LoadEvent),
+    ) -> Result<Vec<Loaded>> {
         let pins = Pins::new(self);
         let plain = Plain::new(input, false).map_err(ArchiveError::stream)?;
         let mut parts = std::thread::scope(|scope| {
@@ -99,7 +105,7 @@ impl Images {
         let candidates = if parts.contains_key("manifest.json") {
             docker_images(&parts)?
         } else if parts.contains_key("index.json") {
-            oci_images(&parts)?
+            oci_images(&parts, platforms)?
         } else {
             return Err(invalid("does not contain a manifest.json"));
         };
@@ -107,7 +113,15 @@ impl Images {
         for candidate in candidates {
             let config = document(&parts, &candidate.config)?.to_vec();
             let parsed = self.verify(&mut parts, &candidate, &config)?;
+            if !platforms.is_empty() && !platforms.iter().any(|wanted| parsed.platform().matches(wanted)) {
+                continue;
+            }
             found.push((candidate.names, config, parsed));
+        }
+        if found.is_empty()
+            && let Some(wanted) = platforms.first()
+        {
+            return Err(invalid(format!("no image for platform {wanted}")));
         }
         self.store(parts, found, &pins, on)
     }
@@ -459,7 +473,7 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-fn oci_images(parts: &BTreeMap<String, Part>) -> Result<Vec<Candidate>> {
+fn oci_images(parts: &BTreeMap<String, Part>, platforms: &[Platform]) -> Result<Vec<Candidate>> {
     let bytes = document(parts, "index.json")?;
     let parse = |name: &str, bytes: &[u8]| {
         Document::parse(bytes).map_err(|source| ImageError::Document { name: name.into(), source })
@@ -469,17 +483,21 @@ fn oci_images(parts: &BTreeMap<String, Part>) -> Result<Vec<Candidate>> {
     };
     let mut images: Vec<Candidate> = Vec::new();
     for entry in &index.manifests {
-        let Some(manifest) = choose(parts, entry, &parse, 0)? else { continue };
-        let config = blob_path(&manifest.config.digest);
-        let name = image_name(entry)?;
-        match images.iter_mut().find(|image| image.config == config) {
-            Some(image) => image.names.extend(name),
-            None => images.push(Candidate {
-                config,
-                layers: manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
-                names: name.into_iter().collect(),
-                announced: manifest.layers,
-            }),
+        let host = [Platform::host()];
+        let wanted = if platforms.is_empty() { &host[..] } else { platforms };
+        for platform in wanted {
+            let Some(manifest) = choose(parts, entry, &parse, platform, 0)? else { continue };
+            let config = blob_path(&manifest.config.digest);
+            let name = image_name(entry)?;
+            match images.iter_mut().find(|image| image.config == config) {
+                Some(image) => image.names.extend(name),
+                None => images.push(Candidate {
+                    config,
+                    layers: manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
+                    names: name.into_iter().collect(),
+                    announced: manifest.layers,
+                }),
+            }
         }
     }
     if images.is_empty() {
@@ -490,11 +508,12 @@ fn oci_images(parts: &BTreeMap<String, Part>) -> Result<Vec<Candidate>> {
 
 type Parse<'a> = &'a dyn Fn(&str, &[u8]) -> Result<Document>;
 
-/// The image an index entry means on this machine.
+/// The image an index entry means on a platform.
 fn choose(
     parts: &BTreeMap<String, Part>,
     entry: &Descriptor,
     parse: Parse<'_>,
+    platform: &Platform,
     depth: u32,
 ) -> Result<Option<Manifest>> {
     if depth > 4 {
@@ -508,14 +527,13 @@ fn choose(
     match parse(&path, document(parts, &path)?)? {
         Document::Manifest(manifest) => Ok(Some(manifest)),
         Document::Index(Index { manifests, .. }) => {
-            let host = Platform::host();
-            let fits = |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|p| p.matches(&host));
+            let fits = |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|p| p.matches(platform));
             for entry in manifests
                 .iter()
                 .filter(|entry| !entry.annotations.contains_key("vnd.docker.reference.type"))
                 .filter(fits)
             {
-                if let Some(manifest) = choose(parts, entry, parse, depth + 1)? {
+                if let Some(manifest) = choose(parts, entry, parse, platform, depth + 1)? {
                     return Ok(Some(manifest));
                 }
             }

@@ -41,9 +41,7 @@ impl ListSpec {
                         spec.dangling = Some(value);
                     }
                 }
-                "label" => spec.labels.extend(values.iter().map(|label| {
-                    label.split_once('=').map_or((label.clone(), None), |(k, v)| (k.into(), Some(v.into())))
-                })),
+                "label" => spec.labels.extend(values.iter().map(|text| label_pair(text))),
                 "before" => spec.before.clone_from(values),
                 "since" => spec.since.clone_from(values),
                 "until" => spec.until.clone_from(values),
@@ -75,8 +73,13 @@ impl ListSpec {
     }
 }
 
+/// `key` or `key=value`.
+pub(crate) fn label_pair(text: &str) -> (String, Option<String>) {
+    text.split_once('=').map_or((text.into(), None), |(key, value)| (key.into(), Some(value.into())))
+}
+
 /// A Unix time, RFC 3339, a date, or a duration before now.
-fn point_in_time(text: &str, now: Timestamp) -> Option<Timestamp> {
+pub fn point_in_time(text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Some(back) = go_duration(text) {
         return Some(Timestamp::from_nanos(now.as_nanos().saturating_sub(back)));
     }

@@ -15,6 +15,7 @@ mod error;
 mod filter;
 mod hello;
 mod import;
+mod prune;
 mod remove;
 mod save;
 mod state;
@@ -31,9 +32,10 @@ use havre_store::{Batch, Content, Db, Snapshots, Table};
 pub use archive::{LoadEvent, Loaded};
 pub use commit::CommitSpec;
 pub use error::ImageError;
-pub use filter::ListSpec;
+pub use filter::{ListSpec, point_in_time};
 pub use hello::HELLO_LABEL;
 pub use import::ImportSpec;
+pub use prune::PruneSpec;
 pub use remove::{ImageUser, Removed};
 use state::{ImageRecord, Known, State};
 
@@ -373,6 +375,12 @@ impl Images {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of the files that a container wrote.
+    #[must_use]
+    pub fn written(&self, container: &ContainerId) -> u64 {
+        self.snapshots.written(container)
     }
 
     /// Bytes of all layers, and of each image's those no other has.

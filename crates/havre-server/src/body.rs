@@ -8,15 +8,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use havre_api::container::{Config, CreateRequest};
+use havre_api::host::HostConfig;
+use havre_api::network::NetworkingConfig;
 use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
+use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::error::Refusal;
+use crate::traffic::Working;
 
 /// The largest JSON body of a request, in bytes.
 const MAX_JSON: usize = 4 << 20;
@@ -27,8 +32,38 @@ const PIECES: usize = 16;
 pub(crate) type Answer = Response<Either<Full<Bytes>, Stream>>;
 
 /// A body that is produced while it is sent.
-#[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    pieces: Pieces,
+    /// The body ends when one of these completes.
+    until: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Counts the request as open until the body ends.
+    working: Option<Working>,
+}
+
+impl Stream {
+    fn of(pieces: Pieces) -> Self {
+        Self { pieces, until: Vec::new(), working: None }
+    }
+
+    /// Ends the body, as if nothing more came, when something happens.
+    pub(crate) fn until(&mut self, end: impl Future<Output = ()> + Send + 'static) {
+        self.until.push(Box::pin(end));
+    }
+
+    /// Keeps a request in the list of those in work until the body ends.
+    pub(crate) fn keep(&mut self, working: Working) {
+        self.working = Some(working);
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+/// Where the body's pieces come from.
+enum Pieces {
     /// Its end is all that can happen to it.
     Steady(mpsc::Receiver<Bytes>),
     /// An error breaks the connection, so that nothing cut short looks whole.
@@ -46,11 +81,19 @@ impl Body for Stream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut *self {
-            Self::Steady(pieces) => {
+        if self.until.iter_mut().any(|until| until.as_mut().poll(context).is_ready()) {
+            self.until.clear();
+            // The producer learns by the same that nobody listens.
+            match &mut self.pieces {
+                Pieces::Steady(pieces) => pieces.close(),
+                Pieces::Fallible(pieces) => pieces.close(),
+            }
+        }
+        match &mut self.pieces {
+            Pieces::Steady(pieces) => {
                 pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Self::Fallible(pieces) => {
+            Pieces::Fallible(pieces) => {
                 pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
             }
         }
@@ -64,7 +107,7 @@ impl Body for Stream {
 /// A streamed answer and where its pieces go in.
 pub(crate) fn stream(content_type: &'static str) -> (Sink, Answer) {
     let (sink, pieces) = mpsc::channel(PIECES);
-    let mut answer = Response::new(Either::Right(Stream::Steady(pieces)));
+    let mut answer = Response::new(Either::Right(Stream::of(Pieces::Steady(pieces))));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     (sink, answer)
 }
@@ -72,7 +115,7 @@ pub(crate) fn stream(content_type: &'static str) -> (Sink, Answer) {
 /// A streamed answer that may break off, and where its pieces go in.
 pub(crate) fn fallible(content_type: &'static str) -> (mpsc::Sender<io::Result<Bytes>>, Answer) {
     let (sink, pieces) = mpsc::channel(PIECES / 2);
-    let mut answer = Response::new(Either::Right(Stream::Fallible(pieces)));
+    let mut answer = Response::new(Either::Right(Stream::of(Pieces::Fallible(pieces))));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     (sink, answer)
 }
@@ -126,30 +169,83 @@ pub(crate) async fn read_json<T: DeserializeOwned + Default>(
     body: Incoming,
     may_be_absent: bool,
 ) -> Result<T, Refusal> {
+    let bytes = read_bounded(body).await?;
+    if bytes.is_empty() && may_be_absent {
+        return Ok(T::default());
+    }
+    parse_json(&bytes)
+}
+
+/// Reads the body of a create request: the configuration, and beside its fields two more documents.
+///
+/// Not by a flattened type, which would not know where in the document an error is.
+pub(crate) async fn read_create(body: Incoming) -> Result<CreateRequest, Refusal> {
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
+    struct Beside {
+        host_config: Option<HostConfig>,
+        networking_config: Option<NetworkingConfig>,
+    }
+    let bytes = read_bounded(body).await?;
+    let config: Config = parse_json(&bytes)?;
+    let Beside { host_config, networking_config } = parse_json(&bytes)?;
+    Ok(CreateRequest { config, host_config, networking_config })
+}
+
+async fn read_bounded(body: Incoming) -> Result<Bytes, Refusal> {
+    // A length that is too much is refused before the body is sent.
+    if body.size_hint().lower() > MAX_JSON as u64 {
+        return Err(too_large());
+    }
     let bytes = Limited::new(body, MAX_JSON).collect().await.map_err(|error| {
         if error.is::<http_body_util::LengthLimitError>() {
-            Refusal {
-                status: StatusCode::PAYLOAD_TOO_LARGE,
-                message: format!("request body is larger than {MAX_JSON} bytes"),
-            }
+            too_large()
         } else {
             Refusal::invalid(format!("cannot read the request body: {error}"))
         }
     })?;
-    let bytes = bytes.to_bytes();
-    if bytes.is_empty() {
-        return if may_be_absent {
-            Ok(T::default())
-        } else {
-            Err(Refusal::invalid("invalid JSON: got EOF while reading request body"))
-        };
+    Ok(bytes.to_bytes())
+}
+
+fn too_large() -> Refusal {
+    Refusal {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        message: format!("request body is larger than {MAX_JSON} bytes"),
     }
-    serde_json::from_slice(&bytes).map_err(|error| Refusal::invalid(format!("invalid JSON: {error}")))
+}
+
+/// Parses an object, naming the field that is wrong.
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    if bytes.is_empty() {
+        return Err(Refusal::invalid("invalid JSON: got EOF while reading request body"));
+    }
+    // Lists would be read as the fields in their order.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(Refusal::invalid("invalid JSON: the request body is no object"));
+    }
+    let mut document = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut document).map_err(|error| {
+        let path = error.path().to_string();
+        let at = if path == "." { String::new() } else { format!("{path}: ") };
+        Refusal::invalid(format!("invalid JSON: {at}{}", error.into_inner()))
+    })?;
+    document.end().map_err(|error| Refusal::invalid(format!("invalid JSON: {error}")))?;
+    Ok(value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_in_a_body_name_the_field() {
+        let message = |body: &str| parse_json::<HostConfig>(body.as_bytes()).unwrap_err().message;
+        assert!(message(r#"{"Memory":"x"}"#).starts_with("invalid JSON: Memory: invalid type"));
+        assert!(message(r#"{"Devices":[{},{"PathOnHost":1}]}"#).contains("Devices[1].PathOnHost: "));
+        assert!(message(r#"{"Memory":1,"Memory":2}"#).contains("duplicate field `Memory`"));
+        assert!(message("[]").contains("no object") && message("{} x").contains("trailing"));
+        assert!(message("{\"Labels\"").contains("EOF"));
+    }
 
     #[test]
     fn json_is_escaped_as_go_does() {

@@ -7,82 +7,90 @@
 mod body;
 mod convert;
 mod error;
+mod hangup;
 mod hijack;
+mod info;
+mod listen;
+mod origin;
 mod query;
 mod router;
 mod routes;
 mod shows;
+mod traffic;
+mod versions;
+mod websocket;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use havre_engine::Engine;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
 
-pub use router::Info;
+pub use convert::{Defaults, check_log, is_ulimit, parse_size};
+pub use info::Info;
+pub use listen::{Limits, Transport};
+use traffic::Traffic;
 
 /// What handlers share.
 #[derive(Clone)]
 pub struct Server {
     engine: Arc<Engine>,
-    info: Arc<Info>,
+    /// Replaced whole by a reload of the configuration.
+    info: Arc<RwLock<Arc<Info>>>,
+    limits: Limits,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    closing: Arc<watch::Sender<bool>>,
+    traffic: Arc<Traffic>,
 }
 
 impl Server {
     /// A server over an engine.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, info: Info) -> Self {
-        Self { engine, info: Arc::new(info) }
-    }
-
-    /// Serves a unix socket until the task is dropped.
-    pub async fn serve_unix(self, listener: UnixListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => self.spawn(stream),
-                Err(error) => accept_failed(&error).await,
-            }
+    pub fn new(engine: Arc<Engine>, info: Info, limits: Limits) -> Self {
+        Self {
+            engine,
+            info: Arc::new(RwLock::new(Arc::new(info))),
+            limits,
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            closing: Arc::new(watch::Sender::new(false)),
+            traffic: Arc::default(),
         }
     }
 
-    /// Serves a TCP socket until the task is dropped.
-    pub async fn serve_tcp(self, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    stream.set_nodelay(true).unwrap_or(());
-                    self.spawn(stream);
-                }
-                Err(error) => accept_failed(&error).await,
-            }
-        }
+    /// What the daemon says about itself.
+    #[must_use]
+    pub fn info(&self) -> Arc<Info> {
+        Arc::clone(&self.info.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn spawn<S>(&self, stream: S)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        let server = self.clone();
-        // The connection's task ends with its client or with the runtime.
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| {
-                let server = server.clone();
-                async move { Ok::<_, std::convert::Infallible>(router::answer(&server, request).await) }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .half_close(true)
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades()
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
+    /// Changes what the daemon says about itself.
+    pub fn set_info(&self, info: Info) {
+        *self.info.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(info);
     }
-}
 
-/// Out of descriptors, most likely: others must close first.
-async fn accept_failed(error: &std::io::Error) {
-    tracing::warn!(%error, "cannot accept a connection");
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    /// Ends every connection that waits for a request, every endless stream, and the others behind their
+    /// answers.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Waits until every connection has ended.
+    pub async fn closed(&self) {
+        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
+        // The semaphore is never closed, so this ends when all are back.
+        self.connections.acquire_many(all).await.map(drop).unwrap_or(());
+    }
+
+    /// What the daemon is busy with, for people.
+    #[must_use]
+    pub fn report(&self) -> String {
+        routes::debug::tasks(self)
+    }
+
+    /// Completes when the server closes.
+    fn until_closing(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut closing = self.closing.subscribe();
+        async move { closing.wait_for(|closing| *closing).await.map(drop).unwrap_or(()) }
+    }
 }

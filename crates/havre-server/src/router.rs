@@ -3,35 +3,21 @@
 //! Invariant: every endpoint of the Engine API is named here, also those that wait to be built: they
 //! answer 501 with their name; everything else is "page not found".
 
+use std::time::Instant;
+
 use havre_api::ApiVersion;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::{HeaderValue, SERVER};
 use hyper::{Method, Request, StatusCode};
 
-use crate::Server;
 use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
-use crate::routes::{containers, execs, files, images, streams, system};
-
-/// What the daemon says about itself.
-#[derive(Debug, Clone)]
-pub struct Info {
-    /// Of the product.
-    pub version: String,
-    /// Of the source it was built from.
-    pub git_commit: String,
-    /// Identifies this engine for ever.
-    pub id: String,
-    /// Debug mode.
-    pub debug: bool,
-    /// Experimental mode.
-    pub experimental: bool,
-    /// Labels of the engine.
-    pub labels: Vec<String>,
-    /// The storage driver in use.
-    pub storage_driver: String,
-}
+use crate::routes::{
+    containers, debug, events, execs, files, images, live, streams, system, usage, websocket,
+};
+use crate::{Server, Transport, origin};
 
 /// One request, taken apart.
 pub(crate) struct Call {
@@ -43,35 +29,62 @@ pub(crate) struct Call {
 type Handled = Result<Answer, Refusal>;
 
 /// Answers one request.
-pub(crate) async fn answer(server: &Server, request: Request<Incoming>) -> Answer {
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let mut answer = match dispatch(server, request).await {
-        Ok(answer) => answer,
+pub(crate) async fn answer(server: &Server, transport: Transport, request: Request<Incoming>) -> Answer {
+    let began = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let working = server.traffic.working(transport, format!("{method} {}", request.uri()));
+    let handled = match origin::check(transport, &request) {
+        Ok(()) => dispatch(server, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    let (mut answer, why) = match handled {
+        Ok(answer) => (answer, None),
         Err(refusal) => {
-            tracing::debug!(%method, path, status = %refusal.status, refusal.message, "refused");
-            refusal.answer()
+            server.traffic.failed();
+            let why = refusal.message.clone();
+            (refusal.answer(), Some(why))
         }
     };
+    let info = server.info();
     let headers = answer.headers_mut();
     headers.insert("Api-Version", HeaderValue::from_static("1.56"));
     headers.insert("Ostype", HeaderValue::from_static("linux"));
-    let experimental = if server.info.experimental { "true" } else { "false" };
+    let experimental = if info.experimental { "true" } else { "false" };
     headers.insert("Docker-Experimental", HeaderValue::from_static(experimental));
     headers
         .insert(SERVER, HeaderValue::from_static(concat!("Havre/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    tracing::debug!(
+        %method,
+        path,
+        status = answer.status().as_u16(),
+        ms = began.elapsed().as_millis(),
+        %transport,
+        refused = why,
+        "handled request"
+    );
+    if let Either::Right(stream) = answer.body_mut() {
+        stream.keep(working);
+        if is_endless(&path) {
+            stream.until(server.until_closing());
+        }
+    }
     answer
 }
 
+/// Whether a streamed answer has no end of its own, so that cutting it loses nothing.
+fn is_endless(path: &str) -> bool {
+    ["/events", "/logs", "/stats", "/wait", "/attach", "/start"].iter().any(|end| path.ends_with(end))
+}
+
 /// Splits `/v1.40/containers/json` into the version and the rest.
-fn version_of(path: &str) -> Result<(ApiVersion, &str), Refusal> {
+fn version_of(path: &str, oldest: ApiVersion) -> Result<(ApiVersion, &str), Refusal> {
     let Some(rest) = path.strip_prefix("/v") else { return Ok((ApiVersion::CURRENT, path)) };
     let (first, tail) = rest.split_once('/').unwrap_or((rest, ""));
     let Some(version) = ApiVersion::parse(first) else { return Ok((ApiVersion::CURRENT, path)) };
-    if version < ApiVersion::OLDEST {
+    if version < oldest {
         return Err(Refusal::invalid(format!(
             "client version {version} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
-            ApiVersion::OLDEST
+            oldest
         )));
     }
     if version > ApiVersion::CURRENT {
@@ -85,7 +98,7 @@ fn version_of(path: &str) -> Result<(ApiVersion, &str), Refusal> {
 
 async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
     let full = request.uri().path().to_owned();
-    let (version, path) = version_of(&full)?;
+    let (version, path) = version_of(&full, server.info().oldest)?;
     let decoded: Vec<String> = path
         .split('/')
         .filter(|part| !part.is_empty())
@@ -100,13 +113,17 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
     match parts.as_slice() {
         ["_ping"] if get || head => Ok(system::ping(head)),
         ["version"] if get => Ok(system::version(server)),
-        ["info"] if get => system::info(server),
-        ["events"] if get => system::events(server, &call),
+        ["info"] if get => system::info(server, &call),
+        ["events"] if get => events::events(server, &call),
+        ["system", "df"] if get => usage::df(server, &call).await,
 
         ["containers", "json"] if get => containers::list(server, &call).await,
         ["containers", "create"] if post => containers::create(server, call).await,
         ["containers", id, "json"] if get => containers::inspect(server, &call, id).await,
-        ["containers", id, "start"] if post => containers::start(server, id).await,
+        ["containers", id, "start"] if post => containers::start(server, call, id).await,
+        ["containers", _, "copy"] if post => Err(Refusal::invalid(
+            "the copy endpoint is gone since API version 1.24: use GET /containers/{id}/archive",
+        )),
         ["containers", id, "stop"] if post => containers::stop(server, &call, id).await,
         ["containers", id, "restart"] if post => containers::restart(server, &call, id).await,
         ["containers", id, "kill"] if post => containers::kill(server, &call, id).await,
@@ -122,6 +139,14 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["containers", id, "changes"] if get => files::changes(server, id).await,
         ["commit"] if post => files::commit(server, call).await,
         ["containers", id, "logs"] if get => streams::logs(server, &call, id),
+        ["containers", id, "attach", "ws"] if get => websocket::attach(server, call, id).await,
+        ["containers", id, "top"] if get => live::top(server, &call, id).await,
+        ["containers", id, "stats"] if get => live::stats(server, &call, id).await,
+        ["containers", id, "update"] if post => live::update(server, call, id).await,
+        ["containers", "prune"] if post => live::prune(server, &call).await,
+        [kind @ ("networks" | "volumes" | "build"), "prune"] if post => live::prune_nothing(&call, kind),
+        ["containers", id, "checkpoints"] if get || post => live::checkpoints(server, id),
+        ["containers", id, "checkpoints", _] if delete => live::checkpoints(server, id),
         ["containers", id, "attach"] if post => streams::attach(server, call, id).await,
         ["containers", id, "exec"] if post => execs::create(server, call, id).await,
         ["containers", id] if delete => containers::remove(server, &call, id).await,
@@ -133,20 +158,25 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["images", "json"] if get => images::list(server, &call).await,
         ["images", "load"] if post => images::load(server, call).await,
         ["images", "create"] if post => images::create(server, call).await,
+        ["images", "prune"] if post => images::prune(server, &call).await,
         ["images", "get"] if get => images::save_many(server, &call).await,
         ["images", name @ .., "json"] if get && !name.is_empty() => {
-            images::inspect(server, &name.join("/")).await
+            images::inspect(server, &call, &name.join("/")).await
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
-            images::history(server, &name.join("/")).await
+            images::history(server, &call, &name.join("/")).await
         }
-        ["images", name @ .., "get"] if get && !name.is_empty() => images::save(server, name.join("/")).await,
+        ["images", name @ .., "get"] if get && !name.is_empty() => {
+            images::save(server, &call, name.join("/")).await
+        }
         ["images", name @ .., "tag"] if post && !name.is_empty() => {
             images::tag(server, &call, &name.join("/")).await
         }
         ["images", name @ ..] if delete && !name.is_empty() => {
             images::remove(server, &call, &name.join("/")).await
         }
+
+        ["debug", rest @ ..] if (get || post) && server.info().debug => debug::answer(server, &call, rest),
 
         _ => waiting(&method, parts.as_slice()),
     }
@@ -176,13 +206,6 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         return Err(refusal);
     }
     let what = match parts {
-        ["containers", "prune"] => "pruning containers",
-        ["containers", _, "attach", "ws"] => "attaching over a websocket",
-        ["containers", _, "top"] => "listing a container's processes (docker top)",
-        ["containers", _, "stats"] => "resource statistics (docker stats)",
-        ["containers", _, "update"] => "changing a container's limits (docker update)",
-        ["containers", _, "checkpoints", ..] => "checkpoints",
-        ["images", "prune"] => "pruning images",
         ["images", "search"] => "searching a registry",
         ["images", _, .., "push"] => "pushing images",
         ["images", _, .., "attestations"] => "attestations of images",
@@ -190,12 +213,10 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         ["distribution", _, .., "json"] => "inspecting a registry's images",
         ["build", ..] => "building images",
         ["session" | "grpc"] => "BuildKit sessions",
-        ["system", "df"] => "disk usage (docker system df)",
         ["networks", ..] => "networks",
         ["volumes", ..] => "volumes",
         ["plugins", ..] => "plugins",
         ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => "swarm mode",
-        ["debug", ..] => "debug endpoints",
         _ => {
             return Err(Refusal { status: StatusCode::NOT_FOUND, message: "page not found".into() });
         }
@@ -215,12 +236,13 @@ mod tests {
     #[test]
     fn versions_are_split_off_and_bounded() {
         let current = ApiVersion::CURRENT;
-        assert_eq!(version_of("/containers/json").unwrap(), (current, "/containers/json"));
-        assert_eq!(version_of("/v1.24/info").unwrap(), (ApiVersion::new(1, 24), "/info"));
-        assert_eq!(version_of("/volumes/x").unwrap(), (current, "/volumes/x"));
-        assert_eq!(version_of("/v1.30").unwrap().0, ApiVersion::new(1, 30));
-        assert!(version_of("/v1.23/info").unwrap_err().message.contains("too old"));
-        assert!(version_of("/v1.99/info").unwrap_err().message.contains("too new"));
+        let of = |path| version_of(path, ApiVersion::OLDEST);
+        assert_eq!(of("/containers/json").unwrap(), (current, "/containers/json"));
+        assert_eq!(of("/v1.24/info").unwrap(), (ApiVersion::new(1, 24), "/info"));
+        assert_eq!(of("/volumes/x").unwrap(), (current, "/volumes/x"));
+        assert_eq!(of("/v1.30").unwrap().0, ApiVersion::new(1, 30));
+        assert!(of("/v1.23/info").unwrap_err().message.contains("too old"));
+        assert!(of("/v1.99/info").unwrap_err().message.contains("too new"));
     }
 
     #[test]

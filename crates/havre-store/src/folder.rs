@@ -84,3 +84,61 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<bool, StoreError> {
         Err(error) => Err(StoreError::write(to, error)),
     }
 }
+
+/// Folders below folders that are looked into; what is deeper than a path can be counts as nothing.
+const DEEPEST: u32 = 256;
+
+/// Bytes of the files below a folder, each counted once however many names it has. No link is followed, also
+/// when a container changes the folder meanwhile.
+pub(crate) fn size(path: &Path) -> u64 {
+    let mut seen = std::collections::HashSet::new();
+    size_below(CWD, path, &mut seen, DEEPEST)
+}
+
+fn size_below(
+    parent: impl std::os::fd::AsFd,
+    name: impl rustix::path::Arg,
+    seen: &mut std::collections::HashSet<u64>,
+    left: u32,
+) -> u64 {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(parent, name, flags, Mode::empty());
+    let Ok(mut entries) = opened.and_then(rustix::fs::Dir::new) else { return 0 };
+    let mut names = Vec::new();
+    while let Some(Ok(entry)) = entries.next() {
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    let Ok(folder) = entries.fd() else { return 0 };
+    let mut total = 0_u64;
+    for name in names {
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        let Ok(stat) = rustix::fs::statat(folder, &name, flags) else { continue };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            if left > 0 {
+                total = total.saturating_add(size_below(folder, &name, seen, left - 1));
+            }
+        } else if stat.st_nlink == 1 || seen.insert(stat.st_ino) {
+            total = total.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod size_tests {
+    use super::size;
+
+    #[test]
+    fn files_count_once_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        std::fs::create_dir(path.join("d")).unwrap();
+        std::fs::File::create(path.join("d/a")).unwrap().set_len(1000).unwrap();
+        std::fs::hard_link(path.join("d/a"), path.join("b")).unwrap();
+        std::os::unix::fs::symlink("/", path.join("l")).unwrap();
+        assert_eq!(size(path), 1001);
+        assert_eq!(size(&path.join("absent")), 0);
+    }
+}

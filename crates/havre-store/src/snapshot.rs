@@ -224,6 +224,12 @@ impl Snapshots {
         self.discard(&self.containers.join(container.as_str()))
     }
 
+    /// Bytes of the files that a container wrote; none has written nothing.
+    #[must_use]
+    pub fn written(&self, container: &ContainerId) -> u64 {
+        folder::size(&self.containers.join(container.as_str()).join("fs"))
+    }
+
     /// The containers that have a writable layer.
     #[must_use]
     pub fn writables(&self) -> Vec<ContainerId> {

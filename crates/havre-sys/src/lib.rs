@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "this crate is where it is allowed")]
 
 pub mod bpf;
+pub mod clock;
 pub mod durable;
 pub mod keyring;
 pub mod lock;
@@ -20,6 +21,7 @@ pub mod sched;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;
+pub mod socket;
 pub mod userns;
 
 use std::io;

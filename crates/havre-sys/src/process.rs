@@ -286,6 +286,16 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// As [`inherited`], for a descriptor that programs started later must not inherit in turn.
+pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    let copy = inherited(fd)?;
+    // SAFETY: F_SETFD changes a flag of an open number, which no owner of it relies on being unset.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(copy)
+}
+
 /// What to execute.
 #[derive(Debug, Clone, Copy)]
 pub enum Program<'a> {

@@ -3,6 +3,7 @@
 use havre_api::image::{DeleteResponse, ImageSummary};
 
 use super::lifecycle::confirmed;
+use super::platforms;
 use super::ps::created_at;
 use crate::App;
 use crate::config;
@@ -24,7 +25,7 @@ pub(super) const IMAGES: Command = Command {
         text("format", super::FORMAT_HELP),
         switch("no-trunc", "Do not shorten the output"),
         switch("quiet", "Only print ids").short('q'),
-        switch("tree", "List images of several platforms as a tree").hidden(),
+        switch("tree", "List images with their platforms below them"),
     ]],
     arity: Arity::AtMost(1),
     trailing: false,
@@ -39,7 +40,7 @@ pub(super) const RMI: Command = Command {
     flags: &[&[
         switch("force", "Remove even if stopped containers use it").short('f'),
         switch("no-prune", "Keep parents without a name"),
-        list("platform", "Only this platform").hidden(),
+        list("platform", "Only this platform (os/arch[/variant])"),
     ]],
     arity: Arity::AtLeast(1),
     trailing: false,
@@ -66,7 +67,7 @@ pub(super) const HISTORY: Command = Command {
         text("format", super::FORMAT_HELP),
         switch("human", "Print sizes and times for people (default true)").short('H'),
         switch("no-trunc", "Do not shorten the output"),
-        text("platform", "Platform of the image").hidden(),
+        text("platform", "Platform of the image (os/arch[/variant])"),
         switch("quiet", "Only print ids").short('q'),
     ]],
     arity: Arity::Exactly(1),
@@ -155,7 +156,12 @@ fn lines(image: &ImageSummary, digests: bool) -> Vec<Line<'_>> {
 
 fn images(app: &App, args: &Args) -> Result<u8, Failure> {
     if args.on("tree") {
-        return Err(Failure::plain("not yet supported: --tree"));
+        for flag in ["digests", "format", "quiet", "no-trunc"] {
+            if args.given(flag) {
+                return Err(Failure::plain(format!("--{flag} is not yet supported with --tree")));
+            }
+        }
+        return super::image_tree::show(app, args);
     }
     let digests = args.on("digests");
     let quiet = args.on("quiet");
@@ -211,7 +217,7 @@ fn since(created: i64, now: i64) -> String {
     if created <= 0 { "N/A".into() } else { format!("{} ago", human_duration(now - created)) }
 }
 
-fn removed(entries: &[DeleteResponse]) -> String {
+pub(super) fn removed(entries: &[DeleteResponse]) -> String {
     entries
         .iter()
         .map(|entry| match (&entry.untagged, &entry.deleted) {
@@ -222,15 +228,13 @@ fn removed(entries: &[DeleteResponse]) -> String {
 }
 
 fn rmi(app: &App, args: &Args) -> Result<u8, Failure> {
-    if args.given("platform") {
-        return Err(Failure::plain("not yet supported: --platform"));
-    }
+    let platforms = platforms(args)?;
     let force = args.on("force");
     app.block(async {
         let client = app.client().await?;
         let mut code = 0;
         for name in &args.rest {
-            match client.remove_image(name, force, args.on("no-prune")).await {
+            match client.remove_image(name, force, args.on("no-prune"), &platforms).await {
                 Ok(entries) => output::print(&removed(&entries))?,
                 Err(error) => {
                     output::complain(&describe(&error));
@@ -255,9 +259,7 @@ fn tag(app: &App, args: &Args) -> Result<u8, Failure> {
 }
 
 fn history(app: &App, args: &Args) -> Result<u8, Failure> {
-    if args.given("platform") {
-        return Err(Failure::plain("not yet supported: --platform"));
-    }
+    let platforms = platforms(args)?;
     let (full, human) = (args.on("no-trunc"), args.on_by_default("human"));
     let source = match args.text("format") {
         "" | "table" if args.on("quiet") => "{{.ID}}",
@@ -266,7 +268,8 @@ fn history(app: &App, args: &Args) -> Result<u8, Failure> {
         other => other,
     };
     let format = Format::parse(source)?;
-    let items = app.block(async { Ok::<_, Failure>(app.client().await?.history(&args.rest[0]).await?) })?;
+    let items =
+        app.block(async { Ok::<_, Failure>(app.client().await?.history(&args.rest[0], &platforms).await?) })?;
     let now = crate::now();
     let rows = items
         .iter()

@@ -3,6 +3,7 @@
 use havre_client::{Client, ClientError, Method, Query};
 use serde_json::value::RawValue;
 
+use super::platforms;
 use crate::App;
 use crate::failure::{Failure, describe};
 use crate::format::json::indent;
@@ -71,9 +72,18 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("HostConfig", &["Init", "Mounts", "Tmpfs", "Sysctls", "StorageOpt", "Annotations", "Runtime"]),
 ];
 
-async fn fetch(client: &Client, kind: &str, name: &str, args: &Args) -> Result<Box<RawValue>, ClientError> {
+async fn fetch(
+    client: &Client,
+    kind: &str,
+    name: &str,
+    args: &Args,
+    platforms: &[String],
+) -> Result<Box<RawValue>, ClientError> {
     let query = match kind {
-        "image" => Query::of("/images/", name, "/json"),
+        "image" => {
+            let query = Query::of("/images/", name, "/json");
+            platforms.iter().fold(query, |query, platform| query.with("platform", platform))
+        }
         _ => Query::of("/containers/", name, "/json").flag("size", args.on("size")),
     };
     client.json(Method::GET, &query, None::<&()>).await
@@ -94,14 +104,17 @@ async fn find(
         }
         None => &["container", "image"],
     };
+    let platforms = platforms(args)?;
     for kind in kinds {
-        match fetch(client, kind, name, args).await {
+        match fetch(client, kind, name, args, &platforms).await {
             Err(error) if error.status() == Some(404) && kinds.len() > 1 => {}
             Err(error) => return Err(Failure::plain(describe(&error))),
             Ok(object) => return Ok(object),
         }
     }
-    Err(Failure::plain(format!("Error: No such object: {name}")))
+    let message = format!("Error: No such object: {name}");
+    crate::failure::note_missing(&message);
+    Err(Failure::plain(message))
 }
 
 fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {

@@ -28,7 +28,7 @@ pub(super) const LOGS: Command = Command {
 };
 
 /// A point in time for the API: seconds since the epoch with a fraction. A duration means that long ago.
-fn moment(text: &str, now_nanos: i64) -> Result<String, String> {
+pub(super) fn moment(text: &str, now_nanos: i64) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }

@@ -1,16 +1,27 @@
 //! The commands: their table, how one is found, and the help of the groups.
 
 mod changes;
+mod checkpoint;
+mod complete;
+mod context;
 mod cp;
+mod crowd;
+mod dial;
+mod events;
 mod exec;
+mod image_tree;
 mod images;
 mod inspect;
 mod lifecycle;
 mod logs;
 mod ps;
 mod run;
+mod stats;
 mod system;
+mod system_prune;
 mod transfer;
+mod update;
+mod usage;
 
 use std::fmt::Write as _;
 
@@ -25,6 +36,18 @@ use crate::spec::{self, Command, nearest};
 /// What `--format` takes.
 pub(crate) const FORMAT_HELP: &str =
     "Print with a Go template: 'table', 'table TEMPLATE', 'json' or 'TEMPLATE'";
+
+/// The platforms that `--platform` names, as the API takes them. Commas separate several.
+fn platforms(args: &spec::Args) -> Result<Vec<String>, Failure> {
+    let given = args.list("platform").iter().flat_map(|text| text.split(','));
+    given
+        .map(|text| {
+            let platform =
+                havre_oci::Platform::parse(text).map_err(|error| Failure::plain(error.to_string()))?;
+            serde_json::to_string(&platform).map_err(|error| Failure::plain(error.to_string()))
+        })
+        .collect()
+}
 
 /// Every command that works.
 static COMMANDS: &[&Command] = &[
@@ -63,11 +86,45 @@ static COMMANDS: &[&Command] = &[
     &inspect::IMAGE_INSPECT,
     &lifecycle::CONTAINER_PRUNE,
     &images::IMAGE_PRUNE,
+    &stats::STATS,
+    &update::UPDATE,
+    &events::EVENTS,
+    &usage::DF,
+    &system_prune::SYSTEM_PRUNE,
+    &checkpoint::CREATE,
+    &checkpoint::LS,
+    &checkpoint::RM,
+    &context::CREATE,
+    &context::EXPORT,
+    &context::IMPORT,
+    &context::INSPECT,
+    &context::LS,
+    &context::RM,
+    &context::SHOW,
+    &context::UPDATE,
+    &context::USE,
+    &complete::BASH,
+    &complete::FISH,
+    &complete::ZSH,
+    &complete::COMPLETE,
+    &dial::DIAL_STDIO,
 ];
 
+/// Commands that no list shows: programs call them.
+const HIDDEN: &[&str] = &["__complete", "system dial-stdio"];
+
 /// Groups of commands: name and what it is about.
-const GROUPS: [(&str, &str); 3] =
-    [("container", "Manage containers"), ("image", "Manage images"), ("system", "Manage the engine")];
+const GROUPS: &[(&str, &str)] = &[
+    ("checkpoint", "Manage checkpoints"),
+    (
+        "completion",
+        "Generate the autocompletion script for the specified shell\n\nSee each sub-command's help for how to use the generated script.",
+    ),
+    ("container", "Manage containers"),
+    ("context", "Manage contexts"),
+    ("image", "Manage images"),
+    ("system", "Manage the engine"),
+];
 
 /// Commands of Docker's that wait for a later version.
 const LATER: &[&str] = &[
@@ -80,10 +137,8 @@ const LATER: &[&str] = &[
     "builder",
     "buildx",
     "bake",
-    "checkpoint",
     "compose",
     "config",
-    "context",
     "manifest",
     "network",
     "node",
@@ -94,19 +149,9 @@ const LATER: &[&str] = &[
     "swarm",
     "trust",
     "volume",
-    "events",
-    "stats",
-    "update",
-    "container stats",
-    "container update",
     "image build",
     "image pull",
     "image push",
-    "system df",
-    "system events",
-    "system prune",
-    "system dial-stdio",
-    "completion",
 ];
 
 /// The commands that a root help lists first.
@@ -118,6 +163,11 @@ pub(crate) enum Found {
     Command(&'static Command, String, Vec<String>),
     /// Everything was answered.
     Done,
+}
+
+/// The line of a description that lists show.
+fn summary(about: &str) -> &str {
+    about.split('\n').next().unwrap_or(about)
 }
 
 fn lookup(name: &str) -> Option<&'static Command> {
@@ -136,6 +186,14 @@ pub(crate) fn find(program: &str, mut words: Vec<String>) -> Result<Found, Failu
     }
     let mut words = words.into_iter();
     let first = words.next().unwrap_or_default();
+    if first == complete::COMPLETE.names[0] {
+        // Flags among the words are what is asked about.
+        return Ok(Found::Command(
+            &complete::COMPLETE,
+            first,
+            [String::from("--")].into_iter().chain(words).collect(),
+        ));
+    }
     if let Some(command) = lookup(&first) {
         return Ok(Found::Command(command, first, words.collect()));
     }
@@ -199,12 +257,13 @@ fn group_help(program: &str, group: &str, about: &str) -> String {
     let prefix = format!("{group} ");
     let mut rows: Vec<(&str, &str)> = COMMANDS
         .iter()
+        .filter(|command| !command.names.iter().any(|name| HIDDEN.contains(name)))
         .filter_map(|command| {
             command
                 .names
                 .iter()
                 .find_map(|name| name.strip_prefix(prefix.as_str()))
-                .map(|name| (name, command.about))
+                .map(|name| (name, summary(command.about)))
         })
         .collect();
     rows.sort_unstable();
@@ -218,8 +277,9 @@ fn group_help(program: &str, group: &str, about: &str) -> String {
 pub(crate) fn root_help(program: &str) -> String {
     let mut rows: Vec<(&str, &str)> = COMMANDS
         .iter()
+        .filter(|command| !command.names.iter().any(|name| HIDDEN.contains(name)))
         .filter_map(|command| {
-            command.names.iter().find(|name| !name.contains(' ')).map(|name| (*name, command.about))
+            command.names.iter().find(|name| !name.contains(' ')).map(|name| (*name, summary(command.about)))
         })
         .collect();
     let mut common = Vec::new();
@@ -232,7 +292,8 @@ pub(crate) fn root_help(program: &str) -> String {
         format!("Usage:  {program} [OPTIONS] COMMAND\n\nRun and manage containers\n\nCommon Commands:\n");
     listing(&mut out, &common);
     out.push_str("\nManagement Commands:\n");
-    listing(&mut out, &GROUPS);
+    let groups: Vec<(&str, &str)> = GROUPS.iter().map(|(name, about)| (*name, summary(about))).collect();
+    listing(&mut out, &groups);
     out.push_str("\nCommands:\n");
     listing(&mut out, &rows);
     write!(out, "\nGlobal Options:\n{}", spec::options(&global::visible_flags())).ok();

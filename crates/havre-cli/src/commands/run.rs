@@ -51,8 +51,8 @@ pub(super) const START: Command = Command {
     about: "Start one or more stopped containers",
     flags: &[&[
         switch("attach", "Attach STDOUT and STDERR and pass signals on").short('a'),
-        text("checkpoint", "Restore from this checkpoint").hidden(),
-        text("checkpoint-dir", "Directory of the checkpoint").hidden(),
+        text("checkpoint", "Restore from this checkpoint"),
+        text("checkpoint-dir", "Directory of the checkpoint"),
         text("detach-keys", "Keys that detach (default ctrl-p,ctrl-q)"),
         switch("interactive", "Attach STDIN").short('i'),
     ]],
@@ -455,7 +455,16 @@ impl Job<'_> {
 
 fn start(app: &App, args: &Args) -> Result<u8, Failure> {
     if args.given("checkpoint") || args.given("checkpoint-dir") {
-        return Err(Failure::plain("not yet supported: --checkpoint"));
+        let [name] = args.rest.as_slice() else {
+            return Err(Failure::plain("you cannot restore multiple containers at once"));
+        };
+        app.block(async {
+            let client = app.client().await?;
+            let (checkpoint, folder) = (args.text("checkpoint"), args.text("checkpoint-dir"));
+            client.start_from(name, checkpoint, folder).await.map_err(Failure::from)
+        })?;
+        crate::output::line(name)?;
+        return Ok(0);
     }
     let (attach, interactive) = (args.on("attach"), args.on("interactive"));
     app.block(async {

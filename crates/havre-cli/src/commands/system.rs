@@ -7,6 +7,7 @@ use havre_api::system::{InfoResponse, VersionResponse};
 
 use crate::App;
 use crate::VERSION as CLI_VERSION;
+use crate::config::context_name;
 use crate::failure::{Failure, describe};
 use crate::format::table::harmless;
 use crate::format::template::{Format, from_json, text as value, value_of};
@@ -69,7 +70,7 @@ fn version(app: &App, args: &Args) -> Result<u8, Failure> {
         let client = serde_json::json!({
             "Platform": {"Name": "Havre"}, "Version": CLI_VERSION, "ApiVersion": api.to_string(),
             "DefaultAPIVersion": havre_api::ApiVersion::CURRENT.to_string(), "GitCommit": commit, "GoVersion": "",
-            "Os": std::env::consts::OS, "Arch": arch(), "BuildTime": "", "Context": "default",
+            "Os": std::env::consts::OS, "Arch": arch(), "BuildTime": "", "Context": context_name(&app.global)?,
         });
         let server = match &answer {
             Ok(server) => json_of(server)?,
@@ -141,7 +142,7 @@ fn info(app: &App, args: &Args) -> Result<u8, Failure> {
         if let serde_json::Value::Object(map) = &mut fields {
             map.insert(
                 "ClientInfo".into(),
-                serde_json::json!({"Debug": app.global.debug, "Context": "default", "Version": CLI_VERSION}),
+                serde_json::json!({"Debug": app.global.debug, "Context": context_name(&app.global)?, "Version": CLI_VERSION}),
             );
         }
         // Fields that are left out when empty are known all the same.
@@ -153,13 +154,19 @@ fn info(app: &App, args: &Args) -> Result<u8, Failure> {
             {
                 map.entry(name.into()).or_insert(Value::Nil);
             }
+            // Docker's templates know these by other names than the wire does.
+            for (name, wire) in [("HTTPProxy", "HttpProxy"), ("HTTPSProxy", "HttpsProxy")] {
+                let proxy = map.get(wire).cloned().unwrap_or(Value::Nil);
+                map.insert(name.into(), proxy);
+            }
             map.entry("ServerErrors".into()).or_insert_with(|| Value::List([value("")][..0].into()));
         }
         output::line(&format.render(&object)?)?;
         return Ok(0);
     }
     output::print(&format!(
-        "Client: Havre\n Version:    {CLI_VERSION}\n Context:    default\n Debug Mode: {}\n\nServer:\n",
+        "Client: Havre\n Version:    {CLI_VERSION}\n Context:    {}\n Debug Mode: {}\n\nServer:\n",
+        harmless(&context_name(&app.global)?),
         app.global.debug
     ))?;
     match answer {

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 
 use havre_client::{Progress, Query};
 
+use super::platforms;
 use crate::App;
 use crate::failure::{Failure, file_error};
 use crate::files;
@@ -18,7 +19,7 @@ pub(super) const LOAD: Command = Command {
     about: "Load an image from a tar archive or STDIN",
     flags: &[&[
         text("input", "Read from this file instead of STDIN").short('i'),
-        list("platform", "Only this platform"),
+        list("platform", "Only this platform (os/arch[/variant])"),
         switch("quiet", "Do not print progress").short('q'),
     ]],
     arity: Arity::None,
@@ -48,7 +49,7 @@ pub(super) const SAVE: Command = Command {
     about: "Save one or more images to a tar archive (streamed to STDOUT by default)",
     flags: &[&[
         text("output", "Write to this file instead of STDOUT").short('o'),
-        list("platform", "Only this platform").hidden(),
+        list("platform", "Only this platform (os/arch[/variant])"),
     ]],
     arity: Arity::AtLeast(1),
     trailing: false,
@@ -97,10 +98,11 @@ fn load(app: &App, args: &Args) -> Result<u8, Failure> {
         "" | "-" => None,
         path => Some(open(path)?),
     };
+    let platforms = platforms(args)?;
     app.block(async {
         let client = app.client().await?;
         let quiet = args.on("quiet") || !std::io::stdout().is_terminal();
-        let progress = client.load(quiet, args.text("platform"), files::upload(source)?).await?;
+        let progress = client.load(quiet, &platforms, files::upload(source)?).await?;
         follow(progress).await
     })?;
     Ok(0)
@@ -130,16 +132,14 @@ fn import(app: &App, args: &Args) -> Result<u8, Failure> {
 }
 
 fn save(app: &App, args: &Args) -> Result<u8, Failure> {
-    if args.given("platform") {
-        return Err(Failure::plain("not yet supported: --platform"));
-    }
+    let platforms = platforms(args)?;
     let path = args.text("output");
     if path.is_empty() && std::io::stdout().is_terminal() {
         return Err(Failure::plain("cowardly refusing to save to a terminal. Use the -o flag or redirect"));
     }
     app.block(async {
         let client = app.client().await?;
-        let mut answer = client.save(&args.rest).await?;
+        let mut answer = client.save(&args.rest, &platforms).await?;
         // Beside the target first, so that a failed save leaves nothing that looks whole.
         let partial = format!("{path}.partial-{}", std::process::id());
         let mut out: Box<dyn Write> = if path.is_empty() {

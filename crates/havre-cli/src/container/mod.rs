@@ -8,4 +8,4 @@ mod ports;
 mod request;
 mod security;
 
-pub(crate) use request::{Creation, creation, environment};
+pub(crate) use request::{Creation, creation, environment, nano_cpus, restart};

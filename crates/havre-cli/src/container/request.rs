@@ -172,7 +172,7 @@ fn health(args: &Args) -> Result<Option<HealthConfig>, String> {
     }))
 }
 
-fn restart(text: &str) -> Result<RestartPolicy, String> {
+pub(crate) fn restart(text: &str) -> Result<RestartPolicy, String> {
     let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
     let maximum_retry_count = match count {
         None => 0,
@@ -319,7 +319,7 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
 }
 
 /// `1.5` CPUs in billionths.
-fn nano_cpus(text: &str) -> Result<i64, String> {
+pub(crate) fn nano_cpus(text: &str) -> Result<i64, String> {
     if text.is_empty() {
         return Ok(0);
     }

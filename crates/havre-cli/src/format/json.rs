@@ -2,6 +2,11 @@
 
 /// Indents JSON by `step` spaces, as Go's encoder does; `text` is valid JSON.
 pub(crate) fn indent(text: &str, prefix: &str, step: usize) -> String {
+    indent_with(text, prefix, &" ".repeat(step))
+}
+
+/// Indents JSON by any text a level.
+pub(crate) fn indent_with(text: &str, prefix: &str, step: &str) -> String {
     let mut out = String::with_capacity(text.len() * 2);
     let mut depth = 0_usize;
     let (mut in_string, mut escaped) = (false, false);
@@ -9,7 +14,7 @@ pub(crate) fn indent(text: &str, prefix: &str, step: usize) -> String {
     let line = |out: &mut String, depth: usize| {
         out.push('\n');
         out.push_str(prefix);
-        out.extend(std::iter::repeat_n(' ', depth * step));
+        out.extend(std::iter::repeat_n(step, depth));
     };
     for c in text.chars() {
         if in_string {

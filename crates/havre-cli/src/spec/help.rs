@@ -11,7 +11,11 @@ const HELP: Flag = switch("help", "Print usage");
 
 /// The whole help text of a command.
 pub(crate) fn command_help(command: &Command, program: &str, called: &str) -> String {
-    let mut out = format!("Usage:  {}\n\n{}\n", command.usage(program, called), command.about);
+    let mut out = format!(
+        "Usage:  {}\n\n{}\n",
+        command.usage(program, called),
+        command.about.replace("NAME completion", &format!("{program} completion"))
+    );
     if command.names.len() > 1 {
         let names: Vec<String> = command.names.iter().map(|name| format!("{program} {name}")).collect();
         write!(out, "\nAliases:\n  {}\n", names.join(", ")).ok();

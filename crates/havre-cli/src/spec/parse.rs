@@ -52,6 +52,10 @@ pub(super) fn parse(
                 )));
             }
         }
+        let values = match flag.kind {
+            Kind::Pairs => values.iter().flat_map(|value| fields(value)).collect(),
+            _ => values,
+        };
         args.values.insert(flag.long, values);
     }
     arity(command, program, called, args.rest.len())?;
@@ -98,9 +102,27 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
         Kind::Bytes if value == "-1" => Ok(()),
         Kind::Bytes => units::parse_bytes(value).map(drop).map_err(|_| format!("invalid size: '{value}'")),
         Kind::Duration => units::parse_duration(value).map(drop),
+        Kind::Pairs => match fields(value).into_iter().find(|field| !field.contains('=')) {
+            Some(field) => Err(format!("{field} must be formatted as key=value")),
+            None => Ok(()),
+        },
         Kind::Filter if value.contains('=') => Ok(()),
         Kind::Filter => Err("bad format of filter (expected name=value)".into()),
     }
+}
+
+/// The fields of a line of comma separated values; quotes keep commas together.
+fn fields(text: &str) -> Vec<String> {
+    let (mut fields, mut field, mut quoted) = (Vec::new(), String::new(), false);
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(std::mem::take(&mut field)),
+            c => field.push(c),
+        }
+    }
+    fields.push(field);
+    fields
 }
 
 fn range(error: &std::num::ParseIntError) -> &'static str {

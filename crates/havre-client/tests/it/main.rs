@@ -170,7 +170,7 @@ fn an_upload_asks_for_the_version_first() {
         let (sender, body) = tokio::sync::mpsc::channel(1);
         sender.send(Ok("archive".into())).await.unwrap();
         drop(sender);
-        client.load(true, "", body).await.unwrap();
+        client.load(true, &[], body).await.unwrap();
     });
     let lines = served.join().unwrap();
     assert_eq!(lines, [["GET /_ping HTTP/1.1", "POST /v1.43/images/load?quiet=1 HTTP/1.1"]]);

@@ -75,7 +75,8 @@ impl Container {
             }
             None => self.apply(Change::Died(exit)),
         }
-        self.happened("die", &[("exitCode", code.to_string())]);
+        let lived = ran.as_secs().to_string();
+        self.happened("die", &[("exitCode", code.to_string()), ("execDuration", lived)]);
         for then in std::mem::take(&mut self.after_end) {
             self.finish_one(then).await;
         }

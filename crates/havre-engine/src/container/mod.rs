@@ -10,6 +10,7 @@ mod leases;
 mod removal;
 mod start;
 mod stop;
+mod update;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -44,6 +45,8 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
 /// The exit code of a container whose supervisor was killed.
 const SUPERVISOR_LOST: i32 = 137;
 
+pub use update::{Revised, Revision};
+
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
 
 /// A client's connection, and how it wants to be fed.
@@ -63,6 +66,7 @@ pub(crate) enum Command {
     Lease { access: Access, reply: Reply<Granted> },
     Happened { action: &'static str, more: Vec<(&'static str, String)> },
     Rename { name: havre_base::ContainerName, reply: Reply<()> },
+    Update { revise: Revision, reply: Reply<Vec<String>> },
     ExecCreate { spec: Box<ExecSpec>, reply: Reply<ExecId> },
     ExecStart { id: ExecId, attachment: Option<Attachment>, console: (u16, u16), reply: Reply<()> },
     ExecInspect { id: ExecId, reply: Reply<ExecView> },
@@ -229,6 +233,9 @@ impl Container {
                 answer(reply, Ok(announced));
             }
             Command::Resize { target, rows, columns, reply } => {
+                if target == Target::Init && self.fixed.spec.tty && self.now.state.is_alive() {
+                    self.happened("resize", &[("height", rows.to_string()), ("width", columns.to_string())]);
+                }
                 self.ask(Ask::Resize { target, rows, columns }, Vec::new(), Pending::Plain(reply)).await;
             }
             Command::Freeze { frozen, reply } => {
@@ -240,6 +247,10 @@ impl Container {
                 self.publish();
                 self.happened("rename", &[("oldName", format!("/{old}"))]);
                 let result = self.record().await;
+                answer(reply, result);
+            }
+            Command::Update { revise, reply } => {
+                let result = self.update(revise).await;
                 answer(reply, result);
             }
             Command::ExecCreate { spec, reply } => {

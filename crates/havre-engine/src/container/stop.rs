@@ -32,7 +32,8 @@ impl Container {
         let signal = signal.unwrap_or(self.fixed.merged.stop_signal);
         self.happened("kill", &[("signal", signal.to_string())]);
         self.signal_quietly(signal).await;
-        let at = self.fixed.spec.grace(grace).map(|grace| Instant::now() + grace);
+        let default = self.launcher.settings.live.get().stop_timeout;
+        let at = self.fixed.spec.grace(grace, default).map(|grace| Instant::now() + grace);
         // The earliest of several stops decides.
         self.kill_at = match (self.kill_at, at) {
             (Some(one), Some(other)) => Some(one.min(other)),

@@ -242,7 +242,7 @@ fn speed_of_loading() {
     let length = path.metadata().unwrap().len();
     for round in 0..3 {
         let started = std::time::Instant::now();
-        world.images.load(std::fs::File::open(&path).unwrap(), &mut |_| {}).unwrap();
+        world.images.load(std::fs::File::open(&path).unwrap(), &[], &mut |_| {}).unwrap();
         let loaded = started.elapsed();
         let started = std::time::Instant::now();
         let mut sink = std::io::sink();

@@ -39,7 +39,7 @@ impl World {
     }
 
     pub(crate) fn load(&self, archive: &[u8]) -> Result<Vec<String>, String> {
-        let loaded = self.images.load(archive, &mut |_| {}).map_err(|e| havre_base::chain(&e))?;
+        let loaded = self.images.load(archive, &[], &mut |_| {}).map_err(|e| havre_base::chain(&e))?;
         Ok(loaded.iter().flat_map(|image| image.names.iter().map(|name| name.familiar())).collect())
     }
 

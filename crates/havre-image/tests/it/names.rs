@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use havre_base::{Classify, ContainerId, ErrorKind};
-use havre_image::{ImageUser, ListSpec, Removed};
+use havre_image::{ImageUser, ListSpec, PruneSpec, Removed};
 use havre_oci::Digest;
 
 use crate::{World, archive, nobody, tar, world};
@@ -237,4 +237,27 @@ fn history_tells_sizes_newest_first() {
     assert_eq!(lines.iter().map(|line| line.size).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(lines[0].id, Some(id(&world, "app:1")));
     assert_eq!((lines[0].tags.as_slice(), &lines[1].id), (&["app:1".to_owned()][..], &None));
+}
+
+#[test]
+fn pruning_removes_what_nothing_uses_and_tells_how_much_that_was() {
+    let world = two_images();
+    let prune = |filters: &[(&str, &str)], users: &dyn Fn(&Digest) -> Vec<ImageUser>| {
+        let map = filters.iter().map(|(name, value)| ((*name).to_owned(), vec![(*value).to_owned()]));
+        world.images.prune(&PruneSpec::parse(&map.collect()).unwrap(), users).unwrap()
+    };
+    assert_eq!(prune(&[], &nobody), (Vec::new(), 0), "named images are not dangling");
+    world.images.tag("app:1", "other/app:2").unwrap();
+    let app = id(&world, "app:1");
+    let used = |image: &Digest| {
+        let user = ImageUser { container: ContainerId::random(), running: false };
+        if *image == app { vec![user] } else { Vec::new() }
+    };
+    let (removed, _) = prune(&[("dangling", "false"), ("label", "tier=web")], &used);
+    assert_eq!(removed, Vec::new(), "a stopped container keeps its image");
+    let (removed, freed) = prune(&[("dangling", "false"), ("label", "tier=web")], &nobody);
+    let untagged = removed.iter().filter(|one| matches!(one, Removed::Untagged { .. })).count();
+    assert_eq!(untagged, 2, "{removed:?}");
+    assert!(removed.contains(&Removed::Image(app.clone())) && freed > 0, "{removed:?} {freed}");
+    assert!(world.images.resolve("base:1").is_ok() && world.images.resolve("app:1").is_err());
 }

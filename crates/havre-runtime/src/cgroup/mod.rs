@@ -7,8 +7,10 @@
 //!
 //! Deciding what to write is pure (`v1::plan`, `v2::plan`, `devices`); writing is here.
 
+mod change;
 mod devices;
 mod layout;
+mod stats;
 mod v1;
 mod v2;
 
@@ -24,7 +26,9 @@ use rustix::event::{PollFd, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+pub use change::Changed;
 pub use layout::{Hierarchy, Layout, Version};
+pub use stats::{BlockIoUsage, CpuUsage, DeviceFigure, MemoryUsage, PidsUsage, Usage, machine_memory};
 
 use crate::error::{RuntimeError, Step};
 

@@ -31,6 +31,12 @@ const ULIMITS: &[&str] = &[
     "as",
 ];
 
+/// Whether a limit of this name exists.
+#[must_use]
+pub fn is_ulimit(name: &str) -> bool {
+    ULIMITS.contains(&name)
+}
+
 /// Parses `10m`, `1.5G`, `100` as bytes.
 pub(crate) fn parse_bytes(what: &str, text: &str) -> Result<u64, Refusal> {
     let invalid = || Refusal::invalid(format!("invalid value for {what}: invalid size: '{text}'"));
@@ -109,6 +115,12 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
     }
     if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
         return bad("Minimum memoryswap limit should be larger than memory limit, see usage");
+    }
+    if let Some(limit) = host.pids_limit.filter(|limit| *limit < -1) {
+        return Err(Refusal::invalid(format!("invalid pids limit: {limit}; 0 and -1 stand for none")));
+    }
+    if host.memory_swap < -1 {
+        return bad("Invalid value for memory swap: less than -1, which stands for unlimited swap");
     }
     if host.memory == 0 && host.memory_swap > 0 {
         return bad("You should always set the Memory limit when using Memoryswap limit, see usage");
@@ -225,6 +237,12 @@ pub(super) fn ulimits(host: &HostConfig) -> Result<Vec<Rlimit>, Refusal> {
         .map(|limit| {
             if !ULIMITS.contains(&limit.name.as_str()) {
                 return Err(Refusal::invalid(format!("invalid ulimit type: {}", limit.name)));
+            }
+            if limit.soft < -1 || limit.hard < -1 {
+                return Err(Refusal::invalid(format!(
+                    "invalid ulimit {}: {}:{}; -1 stands for unlimited",
+                    limit.name, limit.soft, limit.hard
+                )));
             }
             let value = |number: i64| u64::try_from(number).unwrap_or(u64::MAX);
             let (soft, hard) = (value(limit.soft), value(limit.hard));

@@ -6,6 +6,9 @@
 mod limits;
 mod mounts;
 mod security;
+mod update;
+
+use std::collections::BTreeMap;
 
 use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
@@ -15,7 +18,9 @@ use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
 
 use crate::error::Refusal;
 
+pub use limits::is_ulimit;
 pub(crate) use limits::parse_bytes;
+pub(crate) use update::revision;
 
 /// The most bytes all variables together may take: what the kernel would refuse anyway (execve(2)).
 const MAX_ENV: usize = 1 << 20;
@@ -23,6 +28,72 @@ const MAX_ENV: usize = 1 << 20;
 const MAX_ARGS: usize = 32 * 1024;
 /// `/dev/shm` unless asked otherwise.
 const SHM: i64 = 64 << 20;
+
+/// What the daemon decides for requests that leave it open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Size of `/dev/shm`, in bytes.
+    pub shm_size: i64,
+    /// `private` or `shareable`.
+    pub ipc_mode: String,
+    /// `private` or `host`; empty decides by the version of control groups.
+    pub cgroupns_mode: String,
+    /// The log driver.
+    pub log_driver: String,
+    /// Options of that driver.
+    pub log_options: BTreeMap<String, String>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            shm_size: SHM,
+            ipc_mode: "private".into(),
+            cgroupns_mode: String::new(),
+            log_driver: "json-file".into(),
+            log_options: BTreeMap::new(),
+        }
+    }
+}
+
+impl Defaults {
+    /// Fills in what a request leaves open, so that inspection shows it.
+    fn apply(&self, host: &mut HostConfig) {
+        if host.shm_size == 0 {
+            host.shm_size = self.shm_size;
+        }
+        if host.ipc_mode.is_empty() {
+            host.ipc_mode.clone_from(&self.ipc_mode);
+        }
+        if host.cgroupns_mode.is_empty() && !host.privileged {
+            host.cgroupns_mode.clone_from(&self.cgroupns_mode);
+        }
+        let log = &mut host.log_config;
+        if log.kind.is_empty() {
+            log.kind.clone_from(&self.log_driver);
+        }
+        // Options belong to a driver: another one's would make no sense.
+        if log.kind == self.log_driver {
+            let options = log.config.get_or_insert_default();
+            for (name, value) in &self.log_options {
+                options.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
+    }
+}
+
+/// Checks a log driver and its options as a request's are checked; the error is what a user reads.
+pub fn check_log(driver: &str, options: &BTreeMap<String, String>) -> Result<(), String> {
+    let mut host = HostConfig::default();
+    driver.clone_into(&mut host.log_config.kind);
+    host.log_config.config = Some(options.clone());
+    log(&host).map(drop).map_err(|refusal| refusal.message)
+}
+
+/// Parses `10m`, `1.5G`, `100` as bytes; the error is what a user reads.
+pub fn parse_size(what: &str, text: &str) -> Result<u64, String> {
+    parse_bytes(what, text).map_err(|refusal| refusal.message)
+}
 
 /// A converted request and what the user should be warned of.
 pub(crate) struct Converted {
@@ -33,11 +104,13 @@ pub(crate) struct Converted {
 /// Converts a create request.
 pub(crate) fn create(
     containers: &Containers,
+    defaults: &Defaults,
     name: Option<&str>,
     request: CreateRequest,
 ) -> Result<Converted, Refusal> {
     let CreateRequest { config, host_config, networking_config } = request;
     let mut host = host_config.unwrap_or_default();
+    defaults.apply(&mut host);
     let mut warnings = Vec::new();
     let name = match name {
         Some(text) if !text.is_empty() => {
@@ -85,7 +158,6 @@ pub(crate) fn create(
         text => Some(havre_engine::signal::parse(text)?),
     };
     let shm = match host.shm_size {
-        0 => SHM,
         size if size < 0 => return Err(Refusal::invalid("SHM size can not be less than 0")),
         size => size,
     };
@@ -155,6 +227,9 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
     fill(&mut host.ipc_mode, "private");
     fill(&mut host.cgroupns_mode, if spec.cgroupns_host { "host" } else { "private" });
     fill(&mut host.network_mode, "default");
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
     let (masked, readonly) = havre_engine::protected_paths(spec);
     host.masked_paths = Some(masked);
     host.readonly_paths = Some(readonly);

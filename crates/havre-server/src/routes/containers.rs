@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use havre_api::Filters;
-use havre_api::container::{CreateRequest, CreateResponse, WaitError, WaitResponse};
+use havre_api::container::{CreateResponse, WaitError, WaitResponse};
+use havre_api::{ApiVersion, Filters};
 use havre_base::ContainerName;
 use havre_engine::{View, WaitFor};
 use hyper::StatusCode;
+use hyper::body::Body as _;
 
 use crate::Server;
 use crate::body::{self, Answer};
@@ -16,6 +17,7 @@ use crate::error::Refusal;
 use crate::router::{Call, no_content};
 use crate::routes::filter;
 use crate::shows;
+use crate::versions::{self, Shape};
 
 type Handled = Result<Answer, Refusal>;
 
@@ -23,6 +25,7 @@ pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
     let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
         .map_err(|error| Refusal::invalid(error.to_string()))?;
     filter::check(&filters)?;
+    filter::check_names(&server.engine, &filters)?;
     let limit = call.query.number("limit")?.filter(|limit| *limit > 0);
     let wants_state = filters.has("status") || filters.has("exited");
     let all = call.query.flag("all")
@@ -45,7 +48,7 @@ pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
         }
         rows.push(row);
     }
-    Ok(body::json(&rows))
+    Ok(versions::json(call.version, Shape::ContainerList, &rows))
 }
 
 pub(crate) async fn create(server: &Server, call: Call) -> Handled {
@@ -57,8 +60,11 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
             return Err(Refusal::not_yet(&format!("running images of platform {platform} on this machine")));
         }
     }
-    let request: CreateRequest = body::read_json(call.request.into_body(), false).await?;
-    let converted = convert::create(&server.engine.containers, name.as_deref(), request)?;
+    let version = call.version;
+    let mut request = body::read_create(call.request.into_body()).await?;
+    versions::create_request(version, &mut request);
+    let converted =
+        convert::create(&server.engine.containers, &server.info().defaults, name.as_deref(), request)?;
     let mut warnings = converted.warnings;
     warnings.extend(image_warnings(server, &converted.wanted.spec.image));
     let id = server.engine.containers.create(converted.wanted).await?;
@@ -98,10 +104,18 @@ pub(crate) async fn inspect(server: &Server, call: &Call, id: &str) -> Handled {
     if call.query.flag("size") {
         (answer.size_rw, answer.size_root_fs) = sizes(server, &view).await?;
     }
-    Ok(body::json(&answer))
+    Ok(versions::json(call.version, Shape::Container, &answer))
 }
 
-pub(crate) async fn start(server: &Server, id: &str) -> Handled {
+pub(crate) async fn start(server: &Server, call: Call, id: &str) -> Handled {
+    // A body with a host configuration was how older versions set it; ignoring it would start something
+    // else than what was asked. One or two bytes are what clients send for nothing.
+    if call.request.body().size_hint().lower() > 2 {
+        return Err(Refusal::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
+    crate::routes::live::no_checkpoint(server, &call)?;
     server.engine.containers.start(id).await?;
     Ok(no_content())
 }
@@ -113,13 +127,18 @@ fn signal(call: &Call) -> Result<Option<i32>, Refusal> {
     }
 }
 
+/// Another signal than the container's own; older versions could not ask for one.
+fn stop_signal(call: &Call) -> Result<Option<i32>, Refusal> {
+    if call.version < ApiVersion::new(1, 42) { Ok(None) } else { signal(call) }
+}
+
 pub(crate) async fn stop(server: &Server, call: &Call, id: &str) -> Handled {
-    server.engine.containers.stop(id, signal(call)?, call.query.number("t")?).await?;
+    server.engine.containers.stop(id, stop_signal(call)?, call.query.number("t")?).await?;
     Ok(no_content())
 }
 
 pub(crate) async fn restart(server: &Server, call: &Call, id: &str) -> Handled {
-    server.engine.containers.restart(id, signal(call)?, call.query.number("t")?).await?;
+    server.engine.containers.restart(id, stop_signal(call)?, call.query.number("t")?).await?;
     Ok(no_content())
 }
 
@@ -161,7 +180,8 @@ pub(crate) async fn resize(server: &Server, call: &Call, id: &str) -> Handled {
 
 /// The headers go out at once, so that a client knows that the wait is on; the body follows at the end.
 pub(crate) fn wait(server: &Server, call: &Call, id: &str) -> Handled {
-    let condition = match call.query.get("condition") {
+    let asked = call.query.get("condition").filter(|_| call.version >= ApiVersion::new(1, 30));
+    let condition = match asked {
         None | Some("" | "not-running") => WaitFor::NotRunning,
         Some("next-exit") => WaitFor::NextExit,
         Some("removed") => WaitFor::Removed,

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::router::Call;
+use crate::routes::streams::no_socket;
 use crate::{Server, convert, hijack};
 
 type Handled = Result<Answer, Refusal>;
@@ -59,13 +60,12 @@ pub(crate) async fn start(server: &Server, call: Call, id: &str) -> Handled {
         multiplexed: !terminal,
         detach_keys: exec.spec.detach_keys.unwrap_or_default(),
     };
-    let answer = hijack::answer(&parts, version, terminal);
+    let (answer, client) = hijack::promise(&parts, upgrade, None, version, terminal).map_err(no_socket)?;
     let (server, id) = (server.clone(), id.to_owned());
     tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        let client = match hijack::descriptor(upgraded).await {
+        let client = match client.descriptor(&server).await {
             Ok(client) => client,
-            Err(error) => return tracing::error!(%error, "cannot take over a connection"),
+            Err(error) => return tracing::debug!(%error, "a client that wanted a stream did not take it"),
         };
         // A copy, to tell the client if the process cannot be started.
         let Ok(copy) = client.try_clone() else { return };

@@ -3,6 +3,7 @@
 use havre_api::Filters;
 use havre_base::ContainerName;
 use havre_engine::{Engine, View};
+use serde_json::Value;
 
 use crate::error::Refusal;
 
@@ -40,14 +41,74 @@ pub(crate) fn check(filters: &Filters) -> Result<(), Refusal> {
             .map_err(|_| Refusal::invalid(format!("invalid filter 'exited={value}': not a number")))?;
     }
     for name in ["publish", "expose"] {
-        if filters.has(name) {
-            return Err(Refusal::not_yet(&format!("filter {name}")));
+        if let Some(value) = filters.values(name).find(|value| PortRange::parse(value).is_none()) {
+            return Err(Refusal::invalid(format!("invalid filter '{name}={value}': not a port or a range")));
         }
+    }
+    const HEALTH: &[&str] = &["none", "starting", "healthy", "unhealthy"];
+    if let Some(value) = filters.values("health").find(|value| !HEALTH.contains(value)) {
+        return Err(Refusal::invalid(format!("Unrecognised filter value for health: {value}")));
+    }
+    if let Some(value) =
+        filters.values("is-task").find(|value| !matches!(*value, "true" | "1" | "false" | "0"))
+    {
+        return Err(Refusal::invalid(format!("invalid filter 'is-task={value}'")));
     }
     Ok(())
 }
 
-fn label_matches(view: &View, wanted: &str) -> bool {
+/// The containers that `before` and `since` name must exist.
+pub(crate) fn check_names(engine: &Engine, filters: &Filters) -> Result<(), Refusal> {
+    for name in filters.values("before").chain(filters.values("since")) {
+        engine.containers.view(name)?;
+    }
+    Ok(())
+}
+
+/// `80`, `80/udp`, `8000-8010/tcp`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PortRange {
+    first: u16,
+    last: u16,
+    protocol: String,
+}
+
+impl PortRange {
+    fn parse(text: &str) -> Option<Self> {
+        let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        let protocol = protocol.to_ascii_lowercase();
+        (first <= last && matches!(protocol.as_str(), "tcp" | "udp" | "sctp")).then_some(Self {
+            first,
+            last,
+            protocol,
+        })
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        self.protocol == other.protocol && self.first <= other.last && other.first <= self.last
+    }
+}
+
+/// The ports that a container's configuration publishes on the host, and those that it exposes.
+fn ports(view: &View) -> (Vec<PortRange>, Vec<PortRange>) {
+    let asked = |pointer: &str| view.fixed.asked.pointer(pointer).and_then(Value::as_object);
+    let (mut published, mut exposed) = (Vec::new(), Vec::new());
+    exposed.extend(asked("/Config/ExposedPorts").into_iter().flat_map(|map| map.keys().cloned()));
+    for (inside, bindings) in asked("/HostConfig/PortBindings").into_iter().flatten() {
+        exposed.push(inside.clone());
+        let protocol = inside.split_once('/').map_or("tcp", |(_, protocol)| protocol);
+        for binding in bindings.as_array().into_iter().flatten() {
+            let port = binding.get("HostPort").and_then(Value::as_str).unwrap_or_default();
+            published.push(format!("{port}/{protocol}"));
+        }
+    }
+    let read = |list: Vec<String>| list.iter().filter_map(|text| PortRange::parse(text)).collect();
+    (read(published), read(exposed))
+}
+
+pub(crate) fn label_matches(view: &View, wanted: &str) -> bool {
     let labels = &view.fixed.merged.labels;
     match wanted.split_once('=') {
         Some((key, value)) => labels.get(key).is_some_and(|own| own == value),
@@ -85,6 +146,15 @@ pub(crate) fn passes(engine: &Engine, filters: &Filters, view: &View) -> bool {
                         if source.as_os_str() == value)
             })
         })
+        && (!filters.has("publish") && !filters.has("expose") || {
+            let (published, exposed) = ports(view);
+            let meets = |name: &str, have: &[PortRange]| {
+                any(name, &|value| {
+                    PortRange::parse(value).is_some_and(|wanted| have.iter().any(|port| port.meets(&wanted)))
+                })
+            };
+            meets("publish", &published) && meets("expose", &exposed)
+        })
         && any("health", &|value| value == "none")
         && any("is-task", &|value| matches!(value, "false" | "0"))
         && any("isolation", &|value| value == "default")
@@ -118,6 +188,16 @@ mod tests {
             ("we.*1", true),
         ] {
             assert_eq!(name_matches(&name, wanted), matches, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn ports_meet_in_ranges_of_one_protocol() {
+        let port = |text| PortRange::parse(text).unwrap();
+        assert!(port("80").meets(&port("79-81/tcp")) && !port("80/udp").meets(&port("80")));
+        assert!(!port("78-79").meets(&port("80-90")));
+        for bad in ["", "x", "80-70", "80/icmp", "70000"] {
+            assert_eq!(PortRange::parse(bad), None, "{bad}");
         }
     }
 

@@ -8,15 +8,16 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
-use havre_api::Filters;
 use havre_api::container::HealthConfig;
 use havre_api::image::{
-    DeleteResponse, GraphDriver, HistoryItem, ImageConfig, ImageInspect, ImageSummary, Metadata, RootFs,
+    DeleteResponse, GraphDriver, HistoryItem, ImageConfig, ImageInspect, ImageSummary, Metadata,
+    PruneResponse, RootFs,
 };
 use havre_api::message::{ErrorDetail, JsonMessage};
+use havre_api::{ApiVersion, Filters};
 use havre_base::{ContainerId, chain};
 use havre_engine::Engine;
-use havre_image::{ImageError, ImageUser, ImageView, ImportSpec, ListSpec, LoadEvent, Removed};
+use havre_image::{ImageError, ImageUser, ImageView, ImportSpec, ListSpec, LoadEvent, PruneSpec, Removed};
 use havre_oci::{Digest, Platform, Reference};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -27,6 +28,8 @@ use crate::Server;
 use crate::body::{self, Answer, Sink};
 use crate::error::Refusal;
 use crate::router::Call;
+use crate::routes::platform;
+use crate::versions::{self, Shape};
 
 type Handled = Result<Answer, Refusal>;
 
@@ -111,23 +114,41 @@ fn names(list: &[String]) -> Option<Vec<String>> {
     Some(list.to_vec())
 }
 
-pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
+fn filters(call: &Call) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
     let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
         .map_err(|error| Refusal::invalid(error.to_string()))?;
-    let mut given: BTreeMap<String, Vec<String>> = filters
+    Ok(filters
         .names()
         .map(|name| (name.to_owned(), filters.values(name).map(str::to_owned).collect()))
-        .collect();
+        .collect())
+}
+
+pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
+    let mut given = filters(call)?;
     // The parameter of API versions before filters.
-    if let Some(text) = call.query.get("filter").filter(|text| !text.is_empty()) {
+    let old = call.version < ApiVersion::new(1, 41);
+    if let Some(text) = call.query.get("filter").filter(|text| old && !text.is_empty()) {
         given.entry("reference".into()).or_default().push(text.to_owned());
     }
     let spec = ListSpec::parse(call.query.flag("all"), &given)?;
+    let (list, _) = summaries(server, spec, call.query.flag("shared-size")).await?;
+    Ok(versions::json(call.version, Shape::ImageList, &list))
+}
+
+/// All images with what they share, and the bytes of all layers.
+pub(crate) async fn usage(server: &Server) -> Result<(Vec<ImageSummary>, i64), Refusal> {
+    summaries(server, ListSpec::parse(false, &BTreeMap::new())?, true).await
+}
+
+async fn summaries(
+    server: &Server,
+    spec: ListSpec,
+    shared_wanted: bool,
+) -> Result<(Vec<ImageSummary>, i64), Refusal> {
     let engine = Arc::clone(&server.engine);
     let (views, usage) =
         blocking(move || Ok((engine.images.list(&spec)?, engine.images.disk_usage()))).await?;
     let containers = server.engine.containers.list();
-    let shared_wanted = call.query.flag("shared-size");
     let summary = |view: &ImageView| ImageSummary {
         containers: i64::try_from(containers.iter().filter(|one| one.fixed.image == view.id).count())
             .unwrap_or(-1),
@@ -145,7 +166,7 @@ pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
         size: count_of(view.size),
         ..ImageSummary::default()
     };
-    Ok(body::json(&views.iter().map(summary).collect::<Vec<_>>()))
+    Ok((views.iter().map(summary).collect(), count_of(usage.layers)))
 }
 
 /// Docker prints no labels as null.
@@ -182,7 +203,14 @@ fn config_of(view: &ImageView) -> ImageConfig {
     }
 }
 
-pub(crate) async fn inspect(server: &Server, name: &str) -> Handled {
+pub(crate) async fn inspect(server: &Server, call: &Call, name: &str) -> Handled {
+    let wanted = platform::wanted(call, "platform")?;
+    if !wanted.is_empty() && call.query.flag("manifests") {
+        return Err(Refusal::invalid(
+            "conflicting options: manifests and platform options cannot both be set",
+        ));
+    }
+    platform::check(&server.engine, name, &wanted)?;
     let view = server.engine.images.inspect(name)?;
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
     let mut data = BTreeMap::new();
@@ -197,7 +225,7 @@ pub(crate) async fn inspect(server: &Server, name: &str) -> Handled {
     }
     let document = &view.config;
     let platform = document.platform();
-    Ok(body::json(&ImageInspect {
+    let shown = ImageInspect {
         id: view.id.to_string(),
         repo_tags: names(&view.repo_tags),
         repo_digests: names(&view.repo_digests),
@@ -220,10 +248,12 @@ pub(crate) async fn inspect(server: &Server, name: &str) -> Handled {
                 .map_or_else(|| "0001-01-01T00:00:00Z".into(), |at| at.to_string()),
         },
         ..ImageInspect::default()
-    }))
+    };
+    Ok(versions::json(call.version, Shape::Image, &shown))
 }
 
-pub(crate) async fn history(server: &Server, name: &str) -> Handled {
+pub(crate) async fn history(server: &Server, call: &Call, name: &str) -> Handled {
+    platform::check(&server.engine, name, &platform::wanted(call, "platform")?)?;
     let lines = server.engine.images.history(name)?;
     let item = |line: &havre_image::HistoryView| HistoryItem {
         comment: line.step.comment.clone(),
@@ -267,27 +297,43 @@ fn users(engine: &Engine, image: &Digest) -> Vec<ImageUser> {
 
 pub(crate) async fn remove(server: &Server, call: &Call, name: &str) -> Handled {
     let (force, no_prune) = (call.query.flag("force"), call.query.flag("noprune"));
+    platform::check(&server.engine, name, &platform::wanted(call, "platforms")?)?;
     let (engine, name) = (Arc::clone(&server.engine), name.to_owned());
     let removed =
         blocking(move || engine.images.remove(&name, force, no_prune, &|image| users(&engine, image)))
             .await?;
-    let mut answer = Vec::new();
-    for one in removed {
-        match one {
-            Removed::Untagged { name, image } => {
-                happened(&server.engine, "untag", &image.to_string(), &name);
-                answer.push(DeleteResponse { untagged: name, ..DeleteResponse::default() });
-            }
-            Removed::Image(id) => {
-                happened(&server.engine, "delete", &id.to_string(), &id.to_string());
-                answer.push(DeleteResponse { deleted: id.to_string(), ..DeleteResponse::default() });
-            }
-            Removed::Layer(id) => {
-                answer.push(DeleteResponse { deleted: id.to_string(), ..DeleteResponse::default() });
-            }
+    Ok(body::json(&gone(&server.engine, removed)))
+}
+
+/// Tells listeners and the client what was removed.
+fn gone(engine: &Engine, removed: Vec<Removed>) -> Vec<DeleteResponse> {
+    let deleted = |id: Digest| DeleteResponse { deleted: id.to_string(), ..DeleteResponse::default() };
+    let entry = |one: Removed| match one {
+        Removed::Untagged { name, image } => {
+            happened(engine, "untag", &image.to_string(), &name);
+            DeleteResponse { untagged: name, ..DeleteResponse::default() }
         }
-    }
-    Ok(body::json(&answer))
+        Removed::Image(id) => {
+            happened(engine, "delete", &id.to_string(), &id.to_string());
+            deleted(id)
+        }
+        Removed::Layer(id) => deleted(id),
+    };
+    removed.into_iter().map(entry).collect()
+}
+
+pub(crate) async fn prune(server: &Server, call: &Call) -> Handled {
+    let spec = PruneSpec::parse(&filters(call)?)?;
+    let engine = Arc::clone(&server.engine);
+    let (removed, freed) =
+        blocking(move || engine.images.prune(&spec, &|image| users(&engine, image))).await?;
+    let deleted = gone(&server.engine, removed);
+    let reclaimed = BTreeMap::from([("reclaimed".to_owned(), freed.to_string())]);
+    server.engine.events.publish("image", "prune", "", reclaimed);
+    Ok(body::json(&PruneResponse {
+        images_deleted: (!deleted.is_empty()).then_some(deleted),
+        space_reclaimed: freed,
+    }))
 }
 
 fn say(sink: &Sink, message: &JsonMessage) {
@@ -308,16 +354,13 @@ fn fail(sink: &Sink, error: &ImageError) {
 }
 
 pub(crate) async fn load(server: &Server, call: Call) -> Handled {
-    let platforms: Vec<&str> = call.query.all("platform").filter(|text| !text.is_empty()).collect();
-    if !platforms.is_empty() {
-        return Err(Refusal::not_yet("docker load --platform"));
-    }
+    let platforms = platform::wanted(&call, "platform")?;
     let quiet = call.query.flag("quiet");
     let upload = Upload::new(call.request.into_body());
     let (sink, answer) = body::stream("application/json");
     let engine = Arc::clone(&server.engine);
     tokio::task::spawn_blocking(move || {
-        let result = engine.images.load(upload, &mut |event| match event {
+        let result = engine.images.load(upload, &platforms, &mut |event| match event {
             LoadEvent::Layer { diff_id, size } if !quiet => {
                 let id = diff_id.short();
                 say(
@@ -401,10 +444,12 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
     Ok(answer)
 }
 
-fn save_names(server: &Server, names: Vec<String>) -> Handled {
+fn save_names(server: &Server, call: &Call, names: Vec<String>) -> Handled {
+    let platforms = platform::wanted(call, "platform")?;
     // What is missing is said before the first byte.
     for name in &names {
         server.engine.images.resolve(name)?;
+        platform::check(&server.engine, name, &platforms)?;
     }
     let (sink, answer) = body::stream("application/x-tar");
     let engine = Arc::clone(&server.engine);
@@ -417,8 +462,8 @@ fn save_names(server: &Server, names: Vec<String>) -> Handled {
     Ok(answer)
 }
 
-pub(crate) async fn save(server: &Server, name: String) -> Handled {
-    save_names(server, vec![name])
+pub(crate) async fn save(server: &Server, call: &Call, name: String) -> Handled {
+    save_names(server, call, vec![name])
 }
 
 pub(crate) async fn save_many(server: &Server, call: &Call) -> Handled {
@@ -426,5 +471,5 @@ pub(crate) async fn save_many(server: &Server, call: &Call) -> Handled {
     if names.is_empty() {
         return Err(Refusal::invalid("no image named: want names=..."));
     }
-    save_names(server, names)
+    save_names(server, call, names)
 }

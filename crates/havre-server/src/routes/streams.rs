@@ -1,15 +1,18 @@
 //! Attach and logs.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
 use havre_api::{ApiVersion, MULTIPLEXED_STREAM, RAW_STREAM};
+use havre_base::ErrorKind;
 use havre_base::{Clock as _, SystemClock, Timestamp};
 use havre_engine::{AttachSpec, View};
 use havre_log::{Entry, ReadSpec, Reader, Stream};
 use hyper::StatusCode;
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 
 use crate::body::{self, Answer, Sink};
 use crate::error::Refusal;
@@ -22,39 +25,51 @@ type Handled = Result<Answer, Refusal>;
 /// A piece of a log answer, in bytes: large enough to be cheap, small enough to be prompt.
 const PIECE: usize = 32 * 1024;
 
-pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
-    let Call { version, query, mut request } = call;
-    let view = server.engine.containers.view(id)?;
-    let keys = convert::detach_keys(query.get("detachKeys").unwrap_or(""))?;
-    let terminal = view.fixed.spec.tty;
-    let (logs, stream) = (query.flag("logs"), query.flag("stream"));
-    let spec = AttachSpec {
-        stdin: query.flag("stdin"),
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-        multiplexed: !terminal,
-        detach_keys: keys,
-    };
-    if view.now.state.word() == "paused" {
-        return Err(havre_engine::EngineError::State(format!(
-            "container {id} is paused, unpause the container before attach"
-        ))
-        .into());
-    }
-    let upgrade = hyper::upgrade::on(&mut request);
-    let (parts, _) = request.into_parts();
-    let answer = hijack::answer(&parts, version, terminal);
-    let server = server.clone();
-    // Before the answer: a start that follows it must not overtake the client.
-    let announced = if stream { server.engine.containers.announce(view.id().as_str()).await? } else { None };
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        let client = match hijack::descriptor(upgraded).await {
-            Ok(client) => client,
-            Err(error) => return tracing::error!(%error, "cannot take over a connection"),
+/// What a client that attaches wants, of whom.
+pub(crate) struct Wish {
+    view: Arc<View>,
+    spec: AttachSpec,
+    logs: bool,
+    stream: bool,
+    /// The container's start waits for this client.
+    announced: Option<oneshot::Sender<(AttachSpec, OwnedFd)>>,
+}
+
+impl Wish {
+    /// Reads it. With `framed`, output is in frames unless the container has a terminal.
+    pub(crate) async fn read(
+        server: &Server,
+        query: &Query,
+        id: &str,
+        framed: bool,
+    ) -> Result<Self, Refusal> {
+        let view = server.engine.containers.view(id)?;
+        let keys = convert::detach_keys(query.get("detachKeys").unwrap_or(""))?;
+        let (logs, stream) = (query.flag("logs"), query.flag("stream"));
+        let spec = AttachSpec {
+            stdin: query.flag("stdin"),
+            stdout: query.flag("stdout"),
+            stderr: query.flag("stderr"),
+            multiplexed: framed && !view.fixed.spec.tty,
+            detach_keys: keys,
         };
+        if view.now.state.word() == "paused" {
+            return Err(havre_engine::EngineError::State(format!(
+                "container {id} is paused, unpause the container before attach"
+            ))
+            .into());
+        }
+        // Before the answer: a start that follows it must not overtake the client.
+        let announced =
+            if stream { server.engine.containers.announce(view.id().as_str()).await? } else { None };
+        Ok(Self { view, spec, logs, stream, announced })
+    }
+
+    /// Gives the client to the container.
+    pub(crate) async fn hand_over(self, server: &Server, client: OwnedFd) {
+        let Self { view, spec, logs, stream, announced } = self;
         let client = if logs {
-            match replay(&server, &view, client, &spec).await {
+            match replay(server, &view, client, &spec).await {
                 Some(client) => client,
                 None => return,
             }
@@ -74,8 +89,44 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
         {
             tracing::debug!(container = %view.id(), %error, "attach failed");
         }
+    }
+}
+
+pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
+    let Call { version, query, mut request } = call;
+    let wish = Wish::read(server, &query, id, true).await?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (parts, input) = request.into_parts();
+    let (answer, client) = hijack::promise(&parts, upgrade, Some(input), version, wish.view.fixed.spec.tty)
+        .map_err(no_socket)?;
+    let server = server.clone();
+    tokio::spawn(async move {
+        match client.descriptor(&server).await {
+            Ok(client) => wish.hand_over(&server, client).await,
+            Err(error) => tracing::debug!(%error, "a client that wanted a stream did not take it"),
+        }
     });
     Ok(answer)
+}
+
+/// Waits, briefly, until the client has read the head of the answer: some clients (docker-py) read the head
+/// through a buffer and the stream past it, and would lose what arrives together.
+async fn head_is_read(client: &tokio::net::UnixStream) {
+    const BRIEFLY: Duration = Duration::from_millis(20);
+    let read = async {
+        // Each read of the peer makes the socket writable anew.
+        while matches!(havre_engine::is_drained(client), Ok(false)) {
+            let nothing = || Err::<(), _>(std::io::ErrorKind::WouldBlock.into());
+            client.try_io(tokio::io::Interest::WRITABLE, nothing).unwrap_or(());
+            client.writable().await.unwrap_or(());
+        }
+    };
+    tokio::time::timeout(BRIEFLY, read).await.unwrap_or(());
+}
+
+/// Out of descriptors.
+pub(crate) fn no_socket(error: std::io::Error) -> Refusal {
+    Refusal::new(ErrorKind::Internal, format!("cannot make a socket for the stream: {error}"))
 }
 
 /// Sends what is in the log so far.
@@ -85,6 +136,7 @@ async fn replay(server: &Server, view: &View, client: OwnedFd, spec: &AttachSpec
     let client = std::os::unix::net::UnixStream::from(client);
     client.set_nonblocking(true).ok()?;
     let mut client = tokio::net::UnixStream::from_std(client).ok()?;
+    head_is_read(&client).await;
     while let Ok(Some(entry)) = reader.next() {
         let wanted = if entry.stream == Stream::Stdout { spec.stdout } else { spec.stderr };
         if wanted {
@@ -168,7 +220,11 @@ pub(crate) fn logs(server: &Server, call: &Call, id: &str) -> Handled {
     }
     let tail = match query.get("tail") {
         None | Some("" | "all") => None,
-        Some(text) => text.parse::<i64>().ok().and_then(|lines| usize::try_from(lines).ok()),
+        // A negative number is all of them, as for Docker.
+        Some(text) => match text.parse::<i64>() {
+            Ok(lines) => usize::try_from(lines).ok(),
+            Err(_) => return Err(Refusal::invalid(format!("invalid value for tail: {text:?} is no number"))),
+        },
     };
     let terminal = view.fixed.spec.tty;
     let wanted = Wanted {

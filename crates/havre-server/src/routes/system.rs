@@ -1,26 +1,22 @@
-//! `/_ping`, `/version`, `/info`, `/events`.
+//! `/_ping`, `/version`, `/info`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use bytes::Bytes;
-use havre_api::event::{EventActor, EventMessage};
+use havre_api::ApiVersion;
 use havre_api::system::{
     Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse,
 };
-use havre_api::{ApiVersion, Filters};
 use havre_base::{Clock as _, SystemClock};
-use havre_engine::{Happening, OWN_RUNTIME, Settings};
+use havre_engine::{OWN_RUNTIME, Reloadable};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::Server;
 use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::router::Call;
-use crate::routes::streams::moment;
 use crate::shows;
+use crate::versions::{self, Shape};
 
 type Handled = Result<Answer, Refusal>;
 
@@ -48,10 +44,10 @@ fn kernel() -> String {
 }
 
 pub(crate) fn version(server: &Server) -> Answer {
-    let info = &server.info;
+    let info = server.info();
     let details = BTreeMap::from([
         ("ApiVersion".to_owned(), ApiVersion::CURRENT.to_string()),
-        ("MinAPIVersion".to_owned(), ApiVersion::OLDEST.to_string()),
+        ("MinAPIVersion".to_owned(), info.oldest.to_string()),
         ("Arch".to_owned(), architecture().to_owned()),
         ("GitCommit".to_owned(), info.git_commit.clone()),
         ("KernelVersion".to_owned(), kernel()),
@@ -66,7 +62,7 @@ pub(crate) fn version(server: &Server) -> Answer {
         }]),
         version: info.version.clone(),
         api_version: ApiVersion::CURRENT.to_string(),
-        min_api_version: ApiVersion::OLDEST.to_string(),
+        min_api_version: info.oldest.to_string(),
         git_commit: info.git_commit.clone(),
         os: "linux".into(),
         arch: architecture().into(),
@@ -96,8 +92,9 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-pub(crate) fn info(server: &Server) -> Handled {
-    let (engine, info) = (&server.engine, &server.info);
+pub(crate) fn info(server: &Server, call: &Call) -> Handled {
+    let (engine, info) = (&server.engine, server.info());
+    let live = engine.settings.live.get();
     let views = engine.containers.list();
     let count = |words: &[&str]| {
         let found = views.iter().filter(|view| words.contains(&view.now.state.word())).count();
@@ -109,7 +106,8 @@ pub(crate) fn info(server: &Server) -> Handled {
     let names = |list: &[&str]| Some(list.iter().map(|name| (*name).to_owned()).collect());
     let apparmor = std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists();
     let images = engine.images.count();
-    Ok(body::json(&InfoResponse {
+    let [http, https, no_proxy] = &info.proxies;
+    let shown = InfoResponse {
         id: info.id.clone(),
         containers: total,
         containers_running: running,
@@ -136,7 +134,13 @@ pub(crate) fn info(server: &Server) -> Handled {
         n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, |list| i64::try_from(list.count()).unwrap_or(0)),
         oom_kill_disable: !v2,
         system_time: SystemClock.now().to_string(),
-        logging_driver: "json-file".into(),
+        logging_driver: info.defaults.log_driver.clone(),
+        n_goroutines: i64::try_from(tokio::runtime::Handle::current().metrics().num_alive_tasks())
+            .unwrap_or(i64::MAX),
+        http_proxy: http.clone(),
+        https_proxy: https.clone(),
+        no_proxy: no_proxy.clone(),
+        warnings: (!info.warnings.is_empty()).then(|| info.warnings.clone()),
         cgroup_driver: "cgroupfs".into(),
         cgroup_version: if v2 { "2" } else { "1" }.into(),
         kernel_version: kernel(),
@@ -152,108 +156,24 @@ pub(crate) fn info(server: &Server) -> Handled {
         labels: info.labels.clone(),
         experimental_build: info.experimental,
         server_version: info.version.clone(),
-        runtimes: runtimes(&engine.settings),
-        default_runtime: engine.settings.default_runtime.clone(),
+        runtimes: runtimes(&live),
+        default_runtime: live.default_runtime.clone(),
         swarm: SwarmInfo { local_node_state: "inactive".into(), ..SwarmInfo::default() },
         live_restore_enabled: true,
         init_binary: "havre".into(),
         containerd_commit: Commit::default(),
         security_options: shows::security_options(&engine.settings.seccomp, apparmor),
         ..InfoResponse::default()
-    }))
+    };
+    Ok(versions::json(call.version, Shape::Info, &shown))
 }
 
 /// Our own runtime, which is no program beside this one, and those of others.
-fn runtimes(settings: &Settings) -> BTreeMap<String, Runtime> {
-    let others = settings.runtimes.iter().map(|(name, runtime)| {
+fn runtimes(live: &Reloadable) -> BTreeMap<String, Runtime> {
+    let others = live.runtimes.iter().map(|(name, runtime)| {
         let args = (!runtime.args.is_empty()).then(|| runtime.args.clone());
         let path = runtime.path.to_string_lossy().into_owned();
         (name.clone(), Runtime { path, runtime_args: args, ..Runtime::default() })
     });
     others.chain([(OWN_RUNTIME.to_owned(), Runtime::default())]).collect()
-}
-
-/// Docker's wire form; the first fields are for clients older than the typed ones.
-fn message(event: &Happening) -> EventMessage {
-    let container = event.kind == "container" || event.kind == "image";
-    let from = if event.kind == "container" { event.attributes.get("image").cloned() } else { None };
-    EventMessage {
-        status: if container { event.action.clone() } else { String::new() },
-        id: if container { event.id.clone() } else { String::new() },
-        from: from.unwrap_or_default(),
-        kind: event.kind.into(),
-        action: event.action.clone(),
-        actor: EventActor { id: event.id.clone(), attributes: event.attributes.clone() },
-        scope: "local".into(),
-        time: event.at.as_seconds(),
-        time_nano: event.at.as_nanos(),
-    }
-}
-
-fn passes(filters: &Filters, event: &Happening) -> bool {
-    let any = |name: &str, test: &dyn Fn(&str) -> bool| !filters.has(name) || filters.values(name).any(test);
-    let attribute = |key: &str| event.attributes.get(key).map_or("", String::as_str);
-    let object = |kind: &str, value: &str| {
-        event.kind == kind
-            && (event.id.starts_with(value) || attribute("name") == value.trim_start_matches('/'))
-    };
-    any("type", &|value| event.kind == value)
-        && any("event", &|value| event.action == value || event.action.split(':').next() == Some(value))
-        && any("container", &|value| object("container", value))
-        && any("image", &|value| object("image", value) || attribute("image") == value)
-        && filters.values("label").all(|value| match value.split_once('=') {
-            Some((key, wanted)) => event.attributes.get(key).is_some_and(|own| own == wanted),
-            None => event.attributes.contains_key(value),
-        })
-        && any("scope", &|value| value == "local")
-}
-
-pub(crate) fn events(server: &Server, call: &Call) -> Handled {
-    const KNOWN: &[&str] = &["type", "event", "container", "image", "label", "scope"];
-    let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
-        .map_err(|error| Refusal::invalid(error.to_string()))?;
-    if let Some(name) = filters.names().find(|name| !KNOWN.contains(name)) {
-        return Err(Refusal::not_yet(&format!("event filter {name}")));
-    }
-    let since = moment(&call.query, "since")?;
-    let until = moment(&call.query, "until")?;
-    // Zero is a time too: the remembered past is asked for by naming any.
-    let replay = until.is_some() || call.query.get("since").is_some_and(|text| !text.is_empty());
-    let (past, mut future) = server.engine.events.subscribe();
-    let (sink, answer) = body::stream("application/json");
-    tokio::spawn(async move {
-        let wanted = |event: &Happening| {
-            since.is_none_or(|since| event.at >= since)
-                && until.is_none_or(|until| event.at <= until)
-                && passes(&filters, event)
-        };
-        let piece = |event: &Happening| Bytes::from(body::go_json(&message(event)));
-        if replay {
-            for event in past.iter().filter(|event| wanted(event)) {
-                if sink.send(piece(event)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        let left = until.map_or(Duration::MAX, |until| until.since(SystemClock.now()));
-        let deadline = tokio::time::sleep(left);
-        tokio::pin!(deadline);
-        loop {
-            let event = tokio::select! {
-                event = future.recv() => event,
-                () = sink.closed() => return,
-                () = &mut deadline, if until.is_some() => return,
-            };
-            match event {
-                Ok(event) if wanted(&event) => {
-                    if sink.send(piece(&event)).await.is_err() {
-                        return;
-                    }
-                }
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            }
-        }
-    });
-    Ok(answer)
 }

@@ -10,7 +10,7 @@ use crate::world::World;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl World {
-    fn connect(&self, request: &str, body: &str) -> (u16, BufReader<UnixStream>) {
+    pub(crate) fn connect(&self, request: &str, body: &str) -> (u16, BufReader<UnixStream>) {
         let mut stream = UnixStream::connect(self.socket()).expect("the daemon listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let length = body.len();
@@ -43,6 +43,24 @@ impl World {
         (status, text)
     }
 
+    /// The body of one request, as it comes.
+    pub(crate) fn stream(&self, path: &str) -> BufReader<UnixStream> {
+        self.ask(&format!("GET {path} HTTP/1.0"))
+    }
+
+    /// The body of a request with headers of its own.
+    pub(crate) fn ask(&self, request: &str) -> BufReader<UnixStream> {
+        let (status, reader) = self.connect(request, "");
+        assert_eq!(status, 200);
+        reader
+    }
+
+    /// The present time as the API takes it.
+    pub(crate) fn now(&self) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a sane clock");
+        format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
+    }
+
     /// Attaches to a container's output, as clients that upgrade the connection do.
     pub(crate) fn hijack(&self, id: &str) -> BufReader<UnixStream> {
         let path = format!("/containers/{id}/attach?stream=1&stdout=1&stderr=1");
@@ -54,8 +72,7 @@ impl World {
 
     /// What happened to a container so far.
     pub(crate) fn events(&self, id: &str) -> Vec<String> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a sane clock");
-        let until = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
+        let until = self.now();
         let (status, text) = self.api("GET", &format!("/events?since=0&until={until}&{}", filter(id)), "");
         assert_eq!(status, 200, "{text}");
         text.lines().map(action).collect()

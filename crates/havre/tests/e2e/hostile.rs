@@ -41,7 +41,7 @@ fn working_directories(_: &World, client: &Client) {
     remove(client, &name);
 }
 
-fn descriptors(_: &World, client: &Client) {
+fn descriptors(world: &World, client: &Client) {
     // One is the folder that `ls` reads.
     let list = ["sh", "-c", "ls /proc/self/fd | wc -l"];
     assert_eq!(client.container(&[], &list).exits(0), "4");
@@ -51,6 +51,14 @@ fn descriptors(_: &World, client: &Client) {
         assert_eq!(outcome.exits(0), "end", "{flags:?}");
         let name = detached(client, "descriptors", flags, &["sleep", "1000"]);
         assert_eq!(client.run(&[&["exec", &name][..], &list].concat()).exits(0), "4");
+        // Nor does the supervisor get what the daemon's starter left open.
+        let pid = client.run(&["inspect", "-f", "{{.State.Pid}}", &name]).exits(0);
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let shim = stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap();
+        assert_ne!(shim, world.daemon_pid().to_string());
+        let held = std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap();
+        let held = held.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+        assert!(held.into_iter().all(|path| path != std::path::Path::new("/proc/version")), "{flags:?}");
         if !flags.contains(&"--init") {
             assert_eq!(client.run(&["exec", &name, "ls", "/proc/1/fd"]).exits(0), "0\n1\n2");
         }

@@ -21,7 +21,13 @@ mod external;
 mod files;
 mod files_hostile;
 mod hostile;
+mod images;
 mod limits;
+mod live;
+mod private;
+mod reach;
+mod run;
+mod teach;
 mod terminal;
 mod world;
 
@@ -36,12 +42,29 @@ type Test = (&'static str, fn(&World, &Client));
 
 /// What every client is held to.
 fn through_every_client() -> impl Iterator<Item = &'static Test> {
-    cases::ALL.iter().chain(files::ALL).chain(external::ALL).chain(debian::ALL)
+    cases::ALL
+        .iter()
+        .chain(images::ALL)
+        .chain(files::ALL)
+        .chain(live::ALL)
+        .chain(external::ALL)
+        .chain(debian::ALL)
+        .chain(reach::ALL)
+        .chain(run::ALL)
+        .chain(teach::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
 fn through_one_client() -> impl Iterator<Item = &'static Test> {
-    limits::ALL.iter().chain(confinement::ALL).chain(hostile::ALL).chain(files_hostile::ALL)
+    limits::ALL
+        .iter()
+        .chain(live::API)
+        .chain(confinement::ALL)
+        .chain(hostile::ALL)
+        .chain(files_hostile::ALL)
+        .chain(reach::ALONE)
+        .chain(run::ALONE)
+        .chain(teach::ALONE)
 }
 
 fn main() -> ExitCode {

@@ -99,6 +99,16 @@ impl World {
         self.daemon = Some(daemon);
     }
 
+    /// The private daemon's process.
+    pub(crate) fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a private daemon").id()
+    }
+
+    /// Everything the daemon has said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
+    }
+
     /// A folder for files of tests.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -142,7 +152,7 @@ impl World {
 
     /// The end of the daemon's log, for a failure's report.
     pub(crate) fn print_log(&self) {
-        let log = std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         println!("--- the daemon's last lines\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
     }
@@ -150,7 +160,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let all = self.clients[0].run(&["ps", "-aq", "--filter", "label=e2e"]).out;
+        // A daemon of our own is emptied; somebody else's keeps what is not ours.
+        let filter: &[&str] = if self.daemon.is_some() { &[] } else { &["--filter", "label=e2e"] };
+        let all = self.clients[0].run(&[&["ps", "-aq"], filter].concat()).out;
         let ids: Vec<&str> = all.split_whitespace().collect();
         if !ids.is_empty() {
             self.clients[0].run(&[&["rm", "-f"], ids.as_slice()].concat());
@@ -172,7 +184,10 @@ fn start_daemon(havre: &Path, folder: &Path) -> Result<(Child, String), String> 
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.to_string()),
         _ => {}
     }
-    let mut child = Command::new(havre)
+    // With a descriptor too much, as careless starters leave them.
+    let mut child = Command::new("sh")
+        .args(["-c", "exec 9</proc/version && exec \"$0\" \"$@\""])
+        .arg(havre)
         .arg("daemon")
         .arg("--add-runtime")
         .arg(format!("{OCI}={}", oci.display()))

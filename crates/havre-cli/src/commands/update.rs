@@ -1,0 +1,95 @@
+//! `update`.
+
+use havre_api::host::Resources;
+
+use crate::App;
+use crate::container::{nano_cpus, restart};
+use crate::failure::{Failure, describe};
+use crate::format::table::harmless;
+use crate::output;
+use crate::spec::{Args, Arity, Command, bytes, decimal, int, text, uint};
+
+pub(super) const UPDATE: Command = Command {
+    names: &["container update", "update"],
+    arguments: "CONTAINER [CONTAINER...]",
+    about: "Update configuration of one or more containers",
+    flags: &[&[
+        uint("blkio-weight", "uint16", "Share of the disk, 10 to 1000; 0 for the default"),
+        int("cpu-period", "Length of a CFS period in microseconds"),
+        int("cpu-quota", "CPU time within a CFS period in microseconds"),
+        int("cpu-rt-period", "Length of a real-time period in microseconds"),
+        int("cpu-rt-runtime", "Real-time CPU time within a period in microseconds"),
+        int("cpu-shares", "Share of the CPU, relative to other containers").short('c'),
+        decimal("cpus", "Number of CPUs, with fraction"),
+        text("cpuset-cpus", "CPUs to run on (0-3, 0,1)"),
+        text("cpuset-mems", "Memory nodes to use (0-3, 0,1)"),
+        bytes("kernel-memory", "Limit of kernel memory").hidden(),
+        bytes("memory", "Memory limit").short('m'),
+        bytes("memory-reservation", "Memory that is kept for the container under pressure"),
+        bytes("memory-swap", "Limit of memory and swap together; -1 for unlimited swap"),
+        int("pids-limit", "Greatest number of processes; -1 for no limit"),
+        text("restart", "When to start again after an exit (no|on-failure[:n]|always|unless-stopped)"),
+    ]],
+    arity: Arity::AtLeast(1),
+    trailing: false,
+    examples: &["update --memory 256m --memory-swap 512m web", "update --restart always web db"],
+    run: update,
+};
+
+/// What the flags ask for.
+fn resources(args: &Args) -> Result<Resources, Failure> {
+    let number = |flag: &str| args.number(flag).unwrap_or(0);
+    let weight = u16::try_from(number("blkio-weight")).map_err(|_| {
+        Failure::usage(format!(
+            "invalid argument \"{}\" for \"--blkio-weight\" flag: value out of range",
+            args.text("blkio-weight")
+        ))
+    })?;
+    let policy = if args.text("restart").is_empty() {
+        None
+    } else {
+        Some(restart(args.text("restart")).map_err(Failure::plain)?)
+    };
+    Ok(Resources {
+        blkio_weight: weight,
+        cpu_period: number("cpu-period"),
+        cpu_quota: number("cpu-quota"),
+        cpu_realtime_period: number("cpu-rt-period"),
+        cpu_realtime_runtime: number("cpu-rt-runtime"),
+        cpu_shares: number("cpu-shares"),
+        nano_cpus: nano_cpus(args.text("cpus")).map_err(Failure::usage)?,
+        cpuset_cpus: args.text("cpuset-cpus").into(),
+        cpuset_mems: args.text("cpuset-mems").into(),
+        kernel_memory: args.bytes("kernel-memory"),
+        memory: args.bytes("memory"),
+        memory_reservation: args.bytes("memory-reservation"),
+        memory_swap: args.bytes("memory-swap"),
+        pids_limit: args.number("pids-limit"),
+        restart_policy: policy,
+        ..Resources::default()
+    })
+}
+
+fn update(app: &App, args: &Args) -> Result<u8, Failure> {
+    if UPDATE.flags().all(|flag| !args.given(flag.long)) {
+        return Err(Failure::plain("you must provide one or more flags when using this command"));
+    }
+    let resources = resources(args)?;
+    app.block(async {
+        let client = app.client().await?;
+        let (mut warnings, mut errors) = (Vec::new(), Vec::new());
+        for name in &args.rest {
+            match client.update(name, &resources).await {
+                Ok(answer) => {
+                    output::line(name)?;
+                    warnings.extend(answer.warnings.into_iter().flatten());
+                }
+                Err(error) => errors.push(describe(&error)),
+            }
+        }
+        if !warnings.is_empty() {
+            output::line(&harmless(&warnings.join(" ")))?;
+        }
+        if errors.is_empty() { Ok(0) } else { Err(Failure::plain(errors.join("\n"))) }
+    })
+}

@@ -1,0 +1,70 @@
+//! Changing limits and the restart policy, also of a container that runs.
+//!
+//! Invariant: the kernel, the database and what readers see have all of a change or nothing of it.
+
+use std::sync::Arc;
+
+use havre_oci::runtime::LinuxPids;
+use havre_store::db::Batch;
+
+use super::Container;
+use crate::EngineError;
+use crate::plan;
+use crate::record::{CONTAINERS, Fixed, STATES};
+use crate::spec::{Resources, RestartPolicy};
+use crate::state::State;
+
+/// What a container is to be from now on.
+#[derive(Debug, Clone)]
+pub struct Revised {
+    /// All limits.
+    pub resources: Resources,
+    /// What to do when it ends.
+    pub restart: RestartPolicy,
+    /// What inspection shows.
+    pub asked: serde_json::Value,
+}
+
+/// Makes the new decision from the present one, or refuses. It runs in the container's task, so that nothing
+/// changes in between; it is pure.
+pub type Revision = Box<dyn FnOnce(&Fixed) -> Result<Revised, EngineError> + Send + Sync>;
+
+impl Container {
+    pub(super) async fn update(&mut self, revise: Revision) -> Result<Vec<String>, EngineError> {
+        let id = self.fixed.id.clone();
+        let refused = |why: &str| EngineError::State(format!("Cannot update container {id}: {why}"));
+        if self.now.state == State::Removing {
+            return Err(refused("Container is marked for removal and cannot be \"update\"."));
+        }
+        let Revised { resources, restart, asked } = revise(&self.fixed)?;
+        if self.fixed.spec.auto_remove && restart != RestartPolicy::No {
+            let why = "Restart policy cannot be updated because AutoRemove is enabled for the container";
+            return Err(refused(why));
+        }
+        let mut fixed = (*self.fixed).clone();
+        let mut wanted = plan::plan_resources(&resources)?;
+        if resources.pids.is_none() && fixed.spec.resources.pids.is_some() {
+            wanted.pids = Some(LinuxPids { limit: -1 });
+        }
+        let same = fixed.spec.resources == resources;
+        (fixed.spec.resources, fixed.spec.restart, fixed.asked) = (resources, restart, asked);
+        let live = if self.now.state.is_alive() && !same {
+            Some(self.launcher.limit(&self.fixed, &wanted)?)
+        } else {
+            None
+        };
+        let key = self.fixed.id.as_str();
+        // The state goes along: a policy that is new decides by it after a power loss.
+        let batch = Batch::new().put(CONTAINERS, key, &fixed).put(STATES, key, &self.now);
+        if let Err(error) = self.launcher.commit(batch).await {
+            if let Some((cgroup, changed)) = &live {
+                cgroup.undo(changed);
+            }
+            return Err(error);
+        }
+        self.fixed = Arc::new(fixed);
+        self.publish();
+        self.happened("update", &[]);
+        Ok(live.map(|(_, changed)| changed.warnings).unwrap_or_default())
+    }
+}

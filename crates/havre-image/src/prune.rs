@@ -1,0 +1,147 @@
+//! Removing what nothing uses.
+//!
+//! Invariant: an image that a container was made from, running or not, is never pruned; what became in use
+//! between the choice and the removal stays.
+
+use std::collections::BTreeMap;
+
+use havre_base::{Clock as _, SystemClock, Timestamp};
+use havre_oci::{Digest, Reference};
+
+use crate::filter::{label_pair, point_in_time};
+use crate::remove::{ImageUser, Removed};
+use crate::{ImageError, Images, Result};
+
+/// Which unused images go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PruneSpec {
+    /// Only images without a name.
+    dangling: bool,
+    until: Option<Timestamp>,
+    labels: Vec<(String, Option<String>)>,
+    /// Labels that an image must not have.
+    unlabels: Vec<(String, Option<String>)>,
+}
+
+impl PruneSpec {
+    /// Parses Docker's filters: `dangling`, `until`, `label`, `label!`.
+    pub fn parse(filters: &BTreeMap<String, Vec<String>>) -> Result<Self> {
+        let mut spec = Self { dangling: true, until: None, labels: Vec::new(), unlabels: Vec::new() };
+        for (name, values) in filters {
+            let wrong = |value: &str| ImageError::FilterValue { name: name.clone(), value: value.to_owned() };
+            match (name.as_str(), values.as_slice()) {
+                ("dangling", [one]) => {
+                    spec.dangling = match one.as_str() {
+                        "true" | "1" => true,
+                        "false" | "0" => false,
+                        other => return Err(wrong(other)),
+                    };
+                }
+                ("until", [one]) => {
+                    let at = point_in_time(one, SystemClock.now()).ok_or_else(|| wrong(one))?;
+                    spec.until = Some(at);
+                }
+                ("dangling" | "until", many) => return Err(wrong(&many.join(", "))),
+                ("label", values) => spec.labels.extend(values.iter().map(|text| label_pair(text))),
+                ("label!", values) => spec.unlabels.extend(values.iter().map(|text| label_pair(text))),
+                _ => return Err(ImageError::Filter(name.clone())),
+            }
+        }
+        Ok(spec)
+    }
+
+    fn wants(&self, labels: &BTreeMap<String, String>, created: Option<Timestamp>, named: bool) -> bool {
+        let has = |(key, value): &(String, Option<String>)| {
+            labels.get(key).is_some_and(|found| value.as_ref().is_none_or(|value| value == found))
+        };
+        !(self.dangling && named)
+            && self.until.is_none_or(|limit| created.is_none_or(|created| created < limit))
+            && self.labels.iter().all(has)
+            && !self.unlabels.iter().any(has)
+    }
+}
+
+impl Images {
+    /// Removes the unused images that are wanted, children before parents. Returns what went, and how many
+    /// bytes of layers that freed.
+    pub fn prune(
+        &self,
+        spec: &PruneSpec,
+        users: &dyn Fn(&Digest) -> Vec<ImageUser>,
+    ) -> Result<(Vec<Removed>, u64)> {
+        let before = self.disk_usage().layers;
+        let mut gone = Vec::new();
+        // A parent becomes free when its last child went, so the rounds end when one removes nothing.
+        loop {
+            let chosen = self.unused(spec, users);
+            let count = gone.len();
+            for name in chosen {
+                match self.remove(&name, false, true, users) {
+                    Ok(removed) => gone.extend(removed),
+                    Err(
+                        ImageError::InUse { .. }
+                        | ImageError::ReferenceInUse { .. }
+                        | ImageError::NotFound(_),
+                    ) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if gone.len() == count {
+                break;
+            }
+        }
+        Ok((gone, before.saturating_sub(self.disk_usage().layers)))
+    }
+
+    /// By what they are removed: each name, since the image goes with its last, or the id of a nameless one.
+    fn unused(&self, spec: &PruneSpec, users: &dyn Fn(&Digest) -> Vec<ImageUser>) -> Vec<String> {
+        let candidates: Vec<Digest> = {
+            let state = self.state();
+            let is_parent =
+                |id: &Digest| state.images.values().any(|known| known.record.parent.as_ref() == Some(id));
+            state
+                .images
+                .values()
+                .filter(|known| {
+                    let named = state.names(&known.id).next().is_some();
+                    let config = &known.config;
+                    spec.wants(&config.config.labels, config.created_at(), named) && !is_parent(&known.id)
+                })
+                .map(|known| known.id.clone())
+                .collect()
+        };
+        let free: Vec<Digest> = candidates.into_iter().filter(|id| users(id).is_empty()).collect();
+        let state = self.state();
+        let names = |id: Digest| {
+            let names: Vec<String> = state.names(&id).map(Reference::familiar).collect();
+            if names.is_empty() { vec![id.to_string()] } else { names }
+        };
+        free.into_iter().flat_map(names).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(filters: &[(&str, &[&str])]) -> Result<PruneSpec> {
+        let given = filters
+            .iter()
+            .map(|(name, values)| ((*name).to_owned(), values.iter().map(|v| (*v).to_owned()).collect()));
+        PruneSpec::parse(&given.collect())
+    }
+
+    #[test]
+    fn filters_choose_and_nonsense_is_refused() {
+        let labels = BTreeMap::from([("a".to_owned(), "1".to_owned())]);
+        let wants = |filters: &[(&str, &[&str])], named| parse(filters).unwrap().wants(&labels, None, named);
+        assert!(wants(&[], false) && !wants(&[], true));
+        assert!(wants(&[("dangling", &["false"])], true));
+        assert!(wants(&[("label", &["a"])], false) && !wants(&[("label", &["a=2"])], false));
+        assert!(!wants(&[("label!", &["a"])], false) && wants(&[("label!", &["b"])], false));
+        for (name, value) in [("dangling", "x"), ("until", "yesterday"), ("colour", "red")] {
+            assert!(parse(&[(name, &[value])]).is_err(), "{name}={value}");
+        }
+        assert!(parse(&[("until", &["1h", "2h"])]).is_err());
+    }
+}
