@@ -426,9 +426,11 @@ impl<O: Owner> Unpacker<O> {
     }
 
     fn special(&mut self, entry: &Entry, path: &[u8], name: &[u8]) -> Result<(), ArchiveError> {
+        let mut of_link = entry.kind == Kind::Symlink;
         let target = match entry.kind {
             Kind::HardLink => {
                 let target = self.clean(&entry.link)?;
+                of_link = self.links.contains(&target);
                 if target.as_slice() == path {
                     return Ok(());
                 }
@@ -469,7 +471,7 @@ impl<O: Owner> Unpacker<O> {
             made = make(self.parent());
         }
         made.map_err(|e| failed(entry)(e.into()))?;
-        if entry.kind == Kind::Symlink && self.rules.links != Links::InRoot {
+        if of_link && self.rules.links != Links::InRoot {
             if self.links.len() >= LINKS {
                 return Err(refuse(&entry.path, "too many links"));
             }

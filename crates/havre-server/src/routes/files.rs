@@ -22,7 +22,7 @@ type Handled = Result<Answer, Refusal>;
 /// Pieces of an upload that may wait for the disk.
 const PIECES: usize = 8;
 /// How long the rest of a refused upload is read.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(1);
 const STAT: HeaderName = HeaderName::from_static("x-docker-container-path-stat");
 
 fn path(call: &Call) -> Result<&str, Refusal> {
