@@ -66,7 +66,8 @@ impl std::fmt::Debug for Stream {
 enum Pieces {
     /// Its end is all that can happen to it.
     Steady(mpsc::Receiver<Bytes>),
-    /// An error breaks the connection, so that nothing cut short looks whole.
+    /// An empty piece is the end; an error, or an end without that, breaks the connection, so that nothing
+    /// cut short looks whole.
     Fallible(mpsc::Receiver<io::Result<Bytes>>),
 }
 
@@ -93,9 +94,12 @@ impl Body for Stream {
             Pieces::Steady(pieces) => {
                 pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Pieces::Fallible(pieces) => {
-                pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
-            }
+            // Only a producer that says so has sent everything.
+            Pieces::Fallible(pieces) => pieces.poll_recv(context).map(|piece| match piece {
+                Some(Ok(end)) if end.is_empty() => None,
+                Some(piece) => Some(piece.map(Frame::data)),
+                None => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+            }),
         }
     }
 

@@ -14,7 +14,7 @@ const PIECE: usize = 256 << 10;
 
 /// Pieces from a client.
 pub type Incoming = mpsc::Receiver<io::Result<Bytes>>;
-/// Pieces to a client; an error ends the connection, so that nothing cut short looks whole.
+/// Pieces to a client; an empty one says that it was all. Without it nothing cut short may look whole.
 pub type Outgoing = mpsc::Sender<io::Result<Bytes>>;
 
 async fn revoked(flag: &mut watch::Receiver<bool>) {
@@ -81,7 +81,11 @@ impl Outflow {
         if self.current.is_empty() {
             return Ok(());
         }
-        let piece = Ok(Bytes::from(std::mem::take(&mut self.current)));
+        let piece = Bytes::from(std::mem::take(&mut self.current));
+        self.put(Ok(piece))
+    }
+
+    fn put(&mut self, piece: io::Result<Bytes>) -> io::Result<()> {
         let flag = &mut self.revoked;
         if *flag.borrow() {
             return Err(cut());
@@ -101,22 +105,11 @@ impl Outflow {
         })
     }
 
-    /// Ends the stream: with success all of it is on its way, otherwise the connection breaks.
-    pub(crate) fn end(mut self, result: Result<(), &dyn std::error::Error>) {
-        let ended = match result {
-            Ok(()) => self.pass(),
-            Err(error) => Err(io::Error::other(error.to_string())),
-        };
-        if let Err(error) = ended {
-            let pieces = &self.pieces;
-            let flag = &mut self.revoked;
-            let told = async {
-                tokio::select! {
-                    sent = pieces.send(Err(error)) => drop(sent),
-                    () = revoked(flag) => pieces.try_send(Err(cut())).map(drop).unwrap_or(()),
-                }
-            };
-            self.runtime.block_on(told);
+    /// Ends the stream: with success all of it is on its way, otherwise the connection breaks because the end
+    /// is missing.
+    pub(crate) fn end(mut self, whole: bool) {
+        if whole && self.pass().is_ok() {
+            self.put(Ok(Bytes::new())).unwrap_or(());
         }
     }
 }

@@ -282,10 +282,10 @@ impl Files {
 
 fn finish(out: Outflow, written: &Result<(), ArchiveError>) {
     match written {
-        Ok(()) => out.end(Ok(())),
+        Ok(()) => out.end(true),
         Err(error) => {
             tracing::debug!(error = havre_base::chain(error), "an archive ended early");
-            out.end(Err(error));
+            out.end(false);
         }
     }
 }
