@@ -91,6 +91,10 @@ pub(crate) fn set_current_context(global: &Global, name: &str) -> Result<(), Fai
 }
 
 /// Replaces a file whole; one that is there keeps its mode.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line has no havre-sys, and what is lost is typed again"
+)]
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".tmp-{}", std::process::id()));
@@ -170,7 +174,7 @@ pub(crate) fn parse_host(text: &str, encrypted: bool) -> Result<Endpoint, Invali
 fn has_no_port(text: &str) -> bool {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);
-    authority.ends_with(']') || !authority.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
+    authority.ends_with(']') || authority.rsplit_once(':').is_none_or(|(_, port)| port.is_empty())
 }
 
 /// Finds the daemon that the user means.

@@ -1,6 +1,6 @@
 //! Trees to archives and back: what honest trees become, and what hostile archives cannot do.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 use std::fs;
 use std::os::fd::OwnedFd;

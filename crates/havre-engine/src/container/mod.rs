@@ -218,6 +218,9 @@ impl Container {
                 } else {
                     self.restart_at = None;
                     let result = self.start_fresh().await;
+                    if result.is_ok() {
+                        self.happened("restart", &[]);
+                    }
                     answer(reply, result);
                 }
             }

@@ -14,7 +14,7 @@ const PIECE: usize = 256 << 10;
 
 /// Pieces from a client.
 pub type Incoming = mpsc::Receiver<io::Result<Bytes>>;
-/// Pieces to a client; an empty one says that it was all. Without it nothing cut short may look whole.
+/// Pieces to a client; an error ends the connection, so that nothing cut short looks whole.
 pub type Outgoing = mpsc::Sender<io::Result<Bytes>>;
 
 async fn revoked(flag: &mut watch::Receiver<bool>) {
@@ -78,14 +78,11 @@ impl Outflow {
     }
 
     fn pass(&mut self) -> io::Result<()> {
-        if self.current.is_empty() {
-            return Ok(());
-        }
-        let piece = Bytes::from(std::mem::take(&mut self.current));
-        self.put(Ok(piece))
+        if self.current.is_empty() { Ok(()) } else { self.send() }
     }
 
-    fn put(&mut self, piece: io::Result<Bytes>) -> io::Result<()> {
+    fn send(&mut self) -> io::Result<()> {
+        let piece = Ok(Bytes::from(std::mem::take(&mut self.current)));
         let flag = &mut self.revoked;
         if *flag.borrow() {
             return Err(cut());
@@ -105,11 +102,17 @@ impl Outflow {
         })
     }
 
-    /// Ends the stream: with success all of it is on its way, otherwise the connection breaks because the end
-    /// is missing.
-    pub(crate) fn end(mut self, whole: bool) {
-        if whole && self.pass().is_ok() {
-            self.put(Ok(Bytes::new())).unwrap_or(());
+    /// Ends the stream: with success all of it is on its way, and an empty piece says that it is all; without
+    /// that piece the connection breaks, also when there is no room to say why.
+    pub(crate) fn end(mut self, result: Result<(), &dyn std::error::Error>) {
+        let ended = match result {
+            Ok(()) => self.pass().and_then(|()| self.send()),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a stream of files was cut short");
+            // No room means a client that does not read; it learns it from the missing end.
+            self.pieces.try_send(Err(error)).map(drop).unwrap_or(());
         }
     }
 }

@@ -282,10 +282,10 @@ impl Files {
 
 fn finish(out: Outflow, written: &Result<(), ArchiveError>) {
     match written {
-        Ok(()) => out.end(true),
+        Ok(()) => out.end(Ok(())),
         Err(error) => {
             tracing::debug!(error = havre_base::chain(error), "an archive ended early");
-            out.end(false);
+            out.end(Err(error));
         }
     }
 }

@@ -231,6 +231,7 @@ pub(crate) async fn inspect(server: &Server, call: &Call, name: &str) -> Handled
         repo_digests: names(&view.repo_digests),
         parent: view.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
         created: document.created.clone().unwrap_or_default(),
+        comment: document.history.last().map(|step| step.comment.clone()).unwrap_or_default(),
         author: document.author.clone(),
         config: Some(config_of(&view)),
         architecture: platform.architecture.clone(),
@@ -278,7 +279,9 @@ pub(crate) async fn tag(server: &Server, call: &Call, source: &str) -> Handled {
     };
     let (engine, source) = (Arc::clone(&server.engine), source.to_owned());
     let (image, target) = blocking(move || Ok((engine.images.tag(&source, &target)?, target))).await?;
-    happened(&server.engine, "tag", &image.id.to_string(), &target);
+    // Clients may ask with the long form of the name.
+    let name = Reference::parse(&target).map_or(target, |reference| reference.familiar());
+    happened(&server.engine, "tag", &image.id.to_string(), &name);
     Ok(body::empty(StatusCode::CREATED))
 }
 

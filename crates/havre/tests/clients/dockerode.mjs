@@ -84,10 +84,10 @@ const size = String(await text(screen)).trim();
 assert.ok(minor < 42 || size === "30 90", size);
 
 step("archives");
-const put = await box.putArchive(await (await box.getArchive({ path: "/etc/hostname" })), { path: "/tmp" });
-put.resume();
-const stat = await box.infoArchive({ path: "/tmp/hostname" });
-assert.equal(JSON.parse(Buffer.from(stat.headers?.["x-docker-container-path-stat"] ?? stat.rawHeaders[stat.rawHeaders.findIndex((name) => name.toLowerCase() === "x-docker-container-path-stat") + 1], "base64")).name, "hostname");
+await box.putArchive(await (await box.getArchive({ path: "/etc/hostname" })), { path: "/tmp" });
+const { headers } = await box.infoArchive({ path: "/tmp/hostname" });
+const stat = JSON.parse(Buffer.from(headers["x-docker-container-path-stat"], "base64"));
+assert.equal(stat.name, "hostname");
 assert.ok((await text(await box.export())).length > 10240);
 const changes = await box.changes();
 assert.ok(changes.some((change) => change.Path === "/tmp/hostname" && change.Kind === 1), JSON.stringify(changes));
@@ -125,3 +125,5 @@ events.destroy();
 for (const action of ["create", "attach", "start", "rename", "update", "pause", "unpause", "commit", "die", "stop"])
   assert.ok(seen.includes(action), `${action} in ${seen}`);
 step("done");
+// The library keeps idle connections open.
+process.exit(0);

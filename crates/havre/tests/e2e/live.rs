@@ -483,7 +483,8 @@ fn disk_usage_api(world: &World, _: &Client) {
 }
 
 fn logs_api(world: &World, client: &Client) {
-    let name = detached(client, "logs-api", &["-t"], &["sh", "-c", "echo one; echo two; sleep 1000"]);
+    let name =
+        detached(client, "logs-api", &["-t"], &["sh", "-c", "echo one; sleep 0.1; echo two; sleep 1000"]);
     client.follow_until(&name, "two");
     let get = |query: &str| world.api("GET", &format!("/containers/{name}/logs?stdout=1&{query}"), "");
     assert_eq!(get("tail=0"), (200, String::new()));
