@@ -313,7 +313,7 @@ impl Supervisor {
                     Options { max_size: log.max_size, max_file: log.max_file, compress: log.compress };
                 let opened = Writer::open(&log.path, options)
                     .map_err(|error| Failure { kind: FailureKind::Internal, message: chain(&error) });
-                Some(opened?)
+                Some(opened?.with_attributes(&log.attributes))
             }
         };
         let cgroup = Cgroup::create(&config.cgroup, &resources).map_err(|error| failure(&error))?;
