@@ -562,7 +562,12 @@ mod tests {
             ),
             (&["-v", ":::", "i"], "invalid spec: :::: empty section between colons"),
             (&["-p", "abc", "i"], "invalid containerPort: abc"),
-            (&["--gpus", "all", "i"], "not yet supported: --gpus"),
+            (
+                &["--gpus", "x", "i"],
+                "invalid argument \"x\" for \"--gpus\" flag: invalid count (x): value must be either \"all\" or an integer: invalid syntax",
+            ),
+            (&["--userns", "x", "i"], "--userns: invalid USER mode"),
+            (&["--pid", "container:", "i"], "--pid: invalid PID mode"),
             (&["--disable-content-trust=false", "i"], "not yet supported: --disable-content-trust=false"),
         ] {
             let got = request(line).err().unwrap_or_default();
