@@ -57,7 +57,7 @@ pub trait Owner {
     }
 
     /// The content of a file was written.
-    fn content(&mut self, _path: &[u8], _size: u64) -> io::Result<()> {
+    fn content(&mut self, _file: &File, _path: &[u8], _size: u64) -> io::Result<()> {
         Ok(())
     }
 
@@ -358,7 +358,7 @@ impl<O: Owner> Unpacker<O> {
                 file.write_all(chunk).map_err(failed(entry))?;
             }
             if entry.size > 0 {
-                self.owner.content(path, entry.size).map_err(failed(entry))?;
+                self.owner.content(&file, path, entry.size).map_err(failed(entry))?;
             }
             self.size = self.size.saturating_add(entry.size);
         }

@@ -41,12 +41,12 @@ pub(super) fn copy_in(engine: &Engine, folder: &Path) -> Result<f64> {
 
 pub(super) fn copy_out(engine: &Engine, folder: &Path) -> Result<f64> {
     let tree = many_files(folder)?;
-    let out = folder.join(format!("out-{}", engine.name));
+    // A new folder each time, and none is removed: ext4 is slow for a while where files were just removed.
+    let out = tempfile::Builder::new().prefix("out-").tempdir_in(folder)?.keep().join("many");
     sleeper(engine, "bench-cp")?;
     engine.client(&["cp", &tree.to_string_lossy(), "bench-cp:/many"])?;
     let taken = timed(engine, &["cp", "bench-cp:/many", &out.to_string_lossy()]);
     engine.client(&["rm", "-f", "bench-cp"])?;
-    std::fs::remove_dir_all(&out)?;
     taken
 }
 

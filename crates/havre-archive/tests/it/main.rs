@@ -1,5 +1,7 @@
 //! Trees to archives and back: what honest trees become, and what hostile archives cannot do.
 
+#![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
