@@ -27,8 +27,11 @@ fn wanted() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> 
         let fields: Vec<&str> = line.split('\t').collect();
         let [kind, command, flag, _, status, group, ..] = fields.as_slice() else { return None };
         let ours = command.split(' ').next().is_some_and(|word| GROUPS.contains(&word));
-        (*kind == "flag" && *group == "core" && ours && !LATER.contains(command))
-            .then_some((*command, flag.trim_start_matches("--"), *status))
+        (*kind == "flag" && *group == "core" && ours && !LATER.contains(command)).then_some((
+            *command,
+            flag.trim_start_matches("--"),
+            *status,
+        ))
     })
 }
 
@@ -81,6 +84,8 @@ fn every_flag_has_a_test_that_shows_its_effect() {
         }
     }
     let known: Vec<(&str, &str)> = wanted().map(|(command, flag, _)| (command, flag)).collect();
-    wrong.extend(effects.keys().filter(|row| !known.contains(row)).map(|row| format!("no such flag: {row:?}")));
+    wrong.extend(
+        effects.keys().filter(|row| !known.contains(row)).map(|row| format!("no such flag: {row:?}")),
+    );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -124,6 +124,10 @@ pub(crate) fn create(
     let network = network(containers, &config, &host, &mut warnings)?;
     if let Some(endpoints) = networking_config.and_then(|networking| networking.endpoints_config) {
         for (name, settings) in endpoints {
+            // Newer clients ask for it here, whatever the network.
+            if settings.as_ref().is_some_and(|settings| !settings.mac_address.is_empty()) {
+                return Err(Refusal::not_yet("--mac-address"));
+            }
             let plain = settings.is_none_or(|settings| settings == Default::default());
             if !plain && !matches!(name.as_str(), "default" | "bridge" | "none" | "host") {
                 return Err(Refusal::not_yet(&format!("endpoint settings for network {name}")));
