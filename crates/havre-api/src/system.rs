@@ -114,8 +114,17 @@ wire! {
         omit firewall_backend: Option<FirewallInfo>,
         #[serde(rename = "CDISpecDirs")]
         cdi_spec_dirs: Option<Vec<String>>,
+        /// Since API 1.50.
+        omit discovered_devices: Option<Vec<DeviceInfo>>,
         omit containerd: Option<ContainerdInfo>,
         warnings: Option<Vec<String>>,
+    }
+
+    /// A device that containers can be given.
+    pub struct DeviceInfo {
+        source: String,
+        #[serde(rename = "ID")]
+        id: String,
     }
 
     /// Drivers by kind.

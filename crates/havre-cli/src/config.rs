@@ -34,6 +34,17 @@ pub(crate) struct ConfigFile {
     /// Sent with every request.
     #[serde(rename = "HttpHeaders")]
     pub(crate) http_headers: BTreeMap<String, String>,
+    /// Keys to registries, by their address; passed on as they are.
+    pub(crate) auths: BTreeMap<String, serde_json::Value>,
+    creds_store: String,
+    cred_helpers: BTreeMap<String, String>,
+}
+
+impl ConfigFile {
+    /// Whether keys to registries are with another program.
+    pub(crate) fn keeps_keys_elsewhere(&self) -> bool {
+        !self.creds_store.is_empty() || !self.cred_helpers.is_empty()
+    }
 }
 
 /// The directory of the client's configuration.

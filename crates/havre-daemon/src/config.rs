@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) oldest: ApiVersion,
     pub(crate) rlimits: Vec<Rlimit>,
     pub(crate) features: BTreeMap<String, bool>,
+    /// Folders with descriptions of devices.
+    cdi_dirs: Vec<PathBuf>,
     pub(crate) proxies: [String; 3],
     /// Seconds for the shutdown; none waits for ever.
     pub(crate) shutdown_timeout: Option<u64>,
@@ -181,6 +183,7 @@ impl Config {
             oldest: values::oldest(oldest.as_deref())?,
             rlimits: values::ulimits(all("default-ulimit"))?,
             features: values::features(all("feature"))?,
+            cdi_dirs: values::cdi_folders(all("cdi-spec-dir")),
             proxies: values::proxies(&last, all("proxies"), &environment)?,
             // Docker's: negative waits for ever.
             shutdown_timeout: u64::try_from(number("shutdown-timeout").unwrap_or(15)).ok(),
@@ -188,6 +191,11 @@ impl Config {
             defaults: values::defaults(&last, all("log-opt"))?,
             warnings,
         })
+    }
+
+    /// The folders with descriptions of devices; none when the feature is off.
+    pub(crate) fn cdi_folders(&self) -> Option<Vec<PathBuf>> {
+        self.features.get("cdi").copied().unwrap_or(true).then(|| self.cdi_dirs.clone())
     }
 
     /// The parent of all control groups: engines with roots of their own do not meet.

@@ -205,6 +205,7 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
         seccomp,
         rlimits: config.rlimits.clone(),
         time_namespaces: config.features.get("time-namespaces").copied().unwrap_or(true),
+        cdi_folders: config.cdi_folders(),
         live: Live::new(config.live.clone()),
     };
     let engine = Arc::new(Engine::open(settings, images, db).await?);

@@ -1,6 +1,7 @@
 //! Values of options that have a form of their own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use havre_api::ApiVersion;
 use havre_oci::runtime::Rlimit;
@@ -86,12 +87,20 @@ pub(crate) fn ulimits(texts: &[String]) -> Result<Vec<Rlimit>> {
 const FEATURES: &[(&str, Option<bool>)] = &[
     ("time-namespaces", None),
     ("buildkit", None),
-    ("cdi", Some(false)),
+    ("cdi", None),
     ("containerd-snapshotter", Some(false)),
     ("containerd-migration", Some(false)),
     ("embedded-containerd", Some(false)),
     ("swarm-nftables", Some(false)),
 ];
+
+/// The folders with descriptions of devices. An empty name, as in `--cdi-spec-dir ""`, means none at all.
+pub(crate) fn cdi_folders(given: &[String]) -> Vec<PathBuf> {
+    match given {
+        [] => havre_engine::CDI_FOLDERS.iter().map(PathBuf::from).collect(),
+        given => given.iter().filter(|text| !text.is_empty()).map(PathBuf::from).collect(),
+    }
+}
 
 /// Features by name.
 pub(crate) fn features(texts: &[String]) -> Result<BTreeMap<String, bool>> {
@@ -225,7 +234,8 @@ mod tests {
     #[test]
     fn features_are_known_or_refused() {
         assert_eq!(features(&strings(&["buildkit=true", "time-namespaces=false"])).unwrap().len(), 2);
-        assert!(features(&strings(&["cdi=true"])).unwrap_err().to_string().contains("not yet supported"));
+        let later = features(&strings(&["containerd-snapshotter=true"])).unwrap_err();
+        assert!(later.to_string().contains("not yet supported"));
         assert!(features(&strings(&["nonsense=true"])).is_err());
     }
 }

@@ -373,6 +373,22 @@ impl Containers {
         Ok(name.to_owned())
     }
 
+    /// Options of the storage driver: there is none yet, and only one file system could keep the one there may be.
+    pub fn check_storage_options(&self, given: bool) -> Result<(), EngineError> {
+        /// Of XFS, see statfs(2).
+        const XFS: i64 = 0x5846_5342;
+        let root = &self.launcher.settings.data_root;
+        match given {
+            false => Ok(()),
+            true if rustix::fs::statfs(root).is_ok_and(|found| i64::from(found.f_type) == XFS) => {
+                Err(EngineError::NotYet("--storage-opt".into()))
+            }
+            true => Err(EngineError::Invalid(
+                "--storage-opt is supported only for overlay over xfs with 'pquota' mount option".into(),
+            )),
+        }
+    }
+
     /// Modes that join another container, checked at creation.
     pub fn check_modes(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
         if let IpcMode::Container(id) = &spec.ipc

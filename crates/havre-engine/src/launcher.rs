@@ -133,6 +133,9 @@ impl Launcher {
         if let Some(process) = &mut spec.process {
             process.rlimits = settings::limits(&process.rlimits, &self.settings.rlimits);
         }
+        let groups =
+            crate::cdi::apply(&mut spec, &fixed.spec.device_requests, self.settings.cdi_folders.as_deref())?;
+        let groups = groups.iter().map(u32::to_string);
         let filter = match &runtime {
             None => self.filter(fixed, false)?,
             Some(_) => {
@@ -146,6 +149,8 @@ impl Launcher {
         let layered = began.elapsed();
         let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let log = &fixed.spec.log;
+        let name = self.index.find(id.as_str())?.view.borrow().now.name.to_string();
+        let attributes = crate::logged::attributes(fixed, &name, &log.attributes)?;
         let run_dir = self.run_dir(id);
         let config = ShimConfig {
             id: id.clone(),
@@ -157,11 +162,12 @@ impl Launcher {
                 target: self.settings.exec_root.join("rootfs"),
             },
             user: fixed.merged.user.clone(),
-            additional_groups: fixed.spec.group_add.clone(),
+            additional_groups: fixed.spec.group_add.iter().cloned().chain(groups).collect(),
             cgroup: self.cgroup_path(fixed),
             open_stdin: fixed.spec.open_stdin,
             stdin_once: fixed.spec.stdin_once,
-            log: (!log.none).then(|| LogConfig {
+            log: (!log.none).then_some(LogConfig {
+                attributes,
                 path: log_path(&data_dir, id),
                 max_size: log.max_size,
                 max_file: log.max_file,

@@ -4,6 +4,7 @@
 //! a container's run survives the daemon; the engine knows nothing of HTTP, of any wire format, of
 //! builds or clusters.
 
+mod cdi;
 mod container;
 mod containers;
 mod error;
@@ -15,6 +16,7 @@ mod filters;
 mod index;
 mod launcher;
 mod link;
+mod logged;
 mod merged;
 mod names;
 mod observe;
@@ -38,6 +40,7 @@ use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
 
 // What a client has not read yet is known to the kernel only.
+pub use cdi::{FOLDERS as CDI_FOLDERS, discovered as discovered_devices};
 pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
@@ -46,6 +49,7 @@ pub use files::{Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming,
 pub use havre_runtime::cgroup::DeviceFigure;
 pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
 pub use havre_sys::socket::is_drained;
+pub use logged::check_tag;
 pub use merged::Merged;
 pub use observe::Pruned;
 pub use plan::protected_paths;

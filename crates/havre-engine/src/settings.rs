@@ -34,6 +34,8 @@ pub struct Settings {
     pub rlimits: Vec<Rlimit>,
     /// Whether a container gets a time namespace where the kernel has them.
     pub time_namespaces: bool,
+    /// Folders with descriptions of devices (CDI); none turns that driver off.
+    pub cdi_folders: Option<Vec<PathBuf>>,
     /// What may change while the daemon runs.
     pub live: Live,
 }

@@ -11,6 +11,8 @@ use havre_base::ContainerId;
 use havre_oci::runtime::{DeviceRule, Rlimit};
 use serde::{Deserialize, Serialize};
 
+pub use crate::cdi::DeviceRequest;
+
 /// A request to create a container, before the image's configuration is merged in.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -96,6 +98,9 @@ pub struct ContainerSpec {
     pub console: (u16, u16),
     /// Labels for the OCI runtime.
     pub annotations: BTreeMap<String, String>,
+    /// Devices that drivers provide.
+    #[serde(default)]
+    pub device_requests: Vec<DeviceRequest>,
 }
 
 /// What to do when a container ends by itself.
@@ -309,12 +314,33 @@ pub struct LogSpec {
     pub max_file: u32,
     /// Compress rotated files.
     pub compress: bool,
+    /// What each record says of the container.
+    #[serde(default)]
+    pub attributes: LogAttributes,
+}
+
+/// What each record of a log says of the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogAttributes {
+    /// A text with `{{.Name}}` and the like in it.
+    pub tag: Option<String>,
+    /// Labels, by name.
+    pub labels: Vec<String>,
+    /// Variables, by name.
+    pub env: Vec<String>,
 }
 
 impl Default for LogSpec {
     /// Bounded: a container that talks for ever fills 30 MiB, not the disk.
     fn default() -> Self {
-        Self { none: false, options: BTreeMap::new(), max_size: 10 << 20, max_file: 3, compress: false }
+        Self {
+            none: false,
+            options: BTreeMap::new(),
+            max_size: 10 << 20,
+            max_file: 3,
+            compress: false,
+            attributes: LogAttributes::default(),
+        }
     }
 }
 

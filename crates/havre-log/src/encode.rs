@@ -3,6 +3,8 @@
 //! Invariant: what is appended is valid UTF-8 and valid inside a JSON string, whatever the input bytes.
 //! `<`, `>`, `&`, U+2028 and U+2029 are escaped as Go's encoders do; every invalid byte becomes `\ufffd`.
 
+use std::collections::BTreeMap;
+
 use havre_base::Timestamp;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -126,8 +128,16 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub(crate) fn new(stream: &str) -> Self {
-        let text = format!("\",\"stream\":\"{stream}\",\"time\":\"").into_bytes();
+    pub(crate) fn new(stream: &str, attributes: &BTreeMap<String, String>) -> Self {
+        let mut text = format!("\",\"stream\":\"{stream}\",").into_bytes();
+        for (index, (name, value)) in attributes.iter().enumerate() {
+            text.extend_from_slice(if index == 0 { b"\"attrs\":{\"" } else { b",\"" });
+            escape(&mut text, name.as_bytes());
+            text.extend_from_slice(b"\":\"");
+            escape(&mut text, value.as_bytes());
+            text.push(b'"');
+        }
+        text.extend_from_slice(if attributes.is_empty() { b"\"time\":\"" } else { b"},\"time\":\"" });
         Self { prefix: text.len(), text, second: None, time: Timestamp::default() }
     }
 
@@ -217,7 +227,7 @@ mod tests {
 
     #[test]
     fn times_print_as_the_clock_prints_them() {
-        let mut tail = Tail::new("stderr");
+        let mut tail = Tail::new("stderr", &BTreeMap::new());
         for nanos in [0, 1, 120_000_000, 999_999_999, 1_000_000_000, 1_795_000_000_123_456_789, 5] {
             let time = Timestamp::from_nanos(nanos);
             tail.set(time);

@@ -4,7 +4,7 @@
 //! are skipped; memory is bounded whatever is in the file. A reader that is slower than rotation loses
 //! the files that were dropped meanwhile, nothing else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -39,11 +39,18 @@ pub struct Entry {
     pub stream: Stream,
     /// The text, with its newline unless the line was split or never finished.
     pub line: Vec<u8>,
+    /// What the log options wanted to be told of the container.
+    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for Entry {
     fn default() -> Self {
-        Self { time: Timestamp::default(), stream: Stream::Stdout, line: Vec::new() }
+        Self {
+            time: Timestamp::default(),
+            stream: Stream::Stdout,
+            line: Vec::new(),
+            attributes: BTreeMap::new(),
+        }
     }
 }
 

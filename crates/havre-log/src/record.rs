@@ -3,6 +3,8 @@
 //! Our own records take a short path; whatever else is valid JSON with the same fields (other writers,
 //! `attrs`) takes the long one. Anything else is no record.
 
+use std::collections::BTreeMap;
+
 use havre_base::Timestamp;
 use serde::Deserialize;
 
@@ -16,12 +18,15 @@ struct Loose {
     #[serde(default)]
     stream: String,
     time: String,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 /// Parses `line` (without its newline) into `entry`; false when it is no record.
 pub(crate) fn parse(line: &[u8], entry: &mut Entry) -> bool {
     debug_assert!(newline(line).is_none());
     entry.line.clear();
+    entry.attributes.clear();
     if short(line, entry).is_some() {
         return true;
     }
@@ -29,6 +34,7 @@ pub(crate) fn parse(line: &[u8], entry: &mut Entry) -> bool {
     let Ok(loose) = serde_json::from_slice::<Loose>(line) else { return false };
     let Ok(time) = Timestamp::parse_rfc3339(&loose.time) else { return false };
     entry.time = time;
+    entry.attributes = loose.attrs;
     entry.stream = if loose.stream == "stderr" { Stream::Stderr } else { Stream::Stdout };
     entry.line.extend_from_slice(loose.log.as_bytes());
     true
@@ -140,6 +146,7 @@ mod tests {
         let entry = entry.unwrap();
         assert_eq!(entry.line, "🎉\n".as_bytes());
         assert_eq!(entry.stream, Stream::Stderr);
+        assert_eq!(entry.attributes["a"], "b");
         assert_eq!(entry.time.to_string(), "2026-01-02T14:04:05Z");
     }
 

@@ -4,6 +4,7 @@
 //! record starts on a new line; after each call at most 16 KiB of each stream is held back, and only
 //! while its line is unfinished. Buffers stay under about 64 KiB, because this runs in every shim.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -63,9 +64,13 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(stream: Stream) -> Self {
-        Self { pending: Vec::new(), tail: Tail::new(stream.as_str()), split: None }
+    fn new(stream: Stream, attributes: &BTreeMap<String, String>) -> Self {
+        Self { pending: Vec::new(), tail: Tail::new(stream.as_str(), attributes), split: None }
     }
+}
+
+fn lanes(attributes: &BTreeMap<String, String>) -> [Lane; 2] {
+    [Stream::Stdout, Stream::Stderr].map(|stream| Lane::new(stream, attributes))
 }
 
 impl Writer {
@@ -91,8 +96,15 @@ impl Writer {
             retry_at: 0,
             torn,
             out: Vec::new(),
-            lanes: [Lane::new(Stream::Stdout), Lane::new(Stream::Stderr)],
+            lanes: lanes(&BTreeMap::new()),
         })
+    }
+
+    /// The same writer, putting attributes into each record. Before anything is written.
+    #[must_use]
+    pub fn with_attributes(mut self, attributes: &BTreeMap<String, String>) -> Self {
+        self.lanes = lanes(attributes);
+        self
     }
 
     /// Appends what `stream` has printed. After an error the records of this call may be lost; later calls

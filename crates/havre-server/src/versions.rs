@@ -310,6 +310,9 @@ fn info(version: ApiVersion, object: &mut Map<String, Value>) {
             );
         }
     }
+    if version < before(50) {
+        object.remove("DiscoveredDevices");
+    }
     if version < before(46) {
         object.remove("Containerd");
     }

@@ -1,5 +1,7 @@
 //! The commands: their table, how one is found, and the help of the groups.
 
+#[cfg(test)]
+mod audit;
 mod changes;
 mod checkpoint;
 mod complete;

@@ -11,7 +11,7 @@ use tokio::time::{Duration, timeout};
 
 use crate::App;
 use crate::config;
-use crate::container::{Creation, creation, flags};
+use crate::container::{Creation, api_socket, creation, flags};
 use crate::failure::{Failure, describe, file_error};
 use crate::output;
 use crate::session::{Plan, Session};
@@ -187,7 +187,7 @@ async fn create_container(
 ) -> Result<(String, Creation), Refusal> {
     let command = if purpose == Purpose::Keep { &CREATE } else { &RUN };
     let detached = purpose == Purpose::Detach;
-    let creation =
+    let mut creation =
         creation(args, detached, terminal::size()).map_err(|reason| refused(app, args, command, &reason))?;
     let pull = args.text("pull");
     if !matches!(pull, "" | "always" | "missing" | "never") {
@@ -198,6 +198,12 @@ async fn create_container(
     let mut cid = CidFile::reserve(args.text("cidfile")).map_err(|reason| early(app, args, &reason))?;
     if pull == "always" {
         return Err(Refusal::Daemon("not yet supported: pulling images".into()));
+    }
+    let mut keys = None;
+    if args.on("use-api-socket") {
+        let file = config::file(&app.global)?;
+        keys = api_socket::prepare(&mut creation, client.endpoint(), &file)
+            .map_err(|reason| early(app, args, &reason))?;
     }
     // While the daemon creates, the connections for attach, wait and start are opened.
     let more = async { if purpose == Purpose::Attach { client.prepare(2).await.ok() } else { None } };
@@ -221,6 +227,10 @@ async fn create_container(
     }
     if let Some(cid) = &mut cid {
         cid.fill(&created.id).map_err(|reason| early(app, args, &reason))?;
+    }
+    if let Some(keys) = keys {
+        let sent = api_socket::send(client, &created.id, keys).await;
+        sent.map_err(|error| Refusal::Daemon(describe(&error)))?;
     }
     Ok((created.id, creation))
 }

@@ -99,7 +99,7 @@ pub(crate) const SHARED: &[Flag] = &[
     list("tmpfs", "Mount a tmpfs (/run:size=64m)"),
     switch("tty", "Allocate a terminal").short('t'),
     words("ulimit", "ulimit", "Resource limits (nofile=1024:2048)"),
-    switch("use-api-socket", "Make the engine's socket available inside").hidden(),
+    switch("use-api-socket", "Make the engine's socket available inside, and your keys to registries"),
     text("user", "User and group, by name or number (user[:group])").short('u'),
     text("userns", "User namespace"),
     text("uts", "UTS namespace (host)"),

@@ -2,6 +2,8 @@
 //!
 //! Invariants: pure but for the files that flags name; every flag is sent or refused, never dropped.
 
+pub(crate) mod api_socket;
+mod devices;
 pub(crate) mod flags;
 mod mounts;
 mod ports;

@@ -66,7 +66,7 @@ pub(super) fn tmpfs(text: &str) -> (String, String) {
 }
 
 /// Splits a line of comma separated values; a field may be quoted to hold commas.
-fn fields(text: &str) -> Result<Vec<String>, String> {
+pub(super) fn fields(text: &str) -> Result<Vec<String>, String> {
     let mut fields = Vec::new();
     let mut field = String::new();
     let mut quoted = false;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use havre_api::Empty;
 use havre_api::container::{Config, CreateRequest, HealthConfig};
-use havre_api::host::{HostConfig, LogConfig, Mount, RestartPolicy};
+use havre_api::host::{DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy};
 use havre_api::network::{EndpointIpamConfig, EndpointSettings, NetworkingConfig};
 
 use super::mounts::{self, Volume};
-use super::{ports, security};
+use super::{devices, ports, security};
 use crate::files;
 use crate::spec::Args;
 
@@ -21,11 +21,6 @@ pub(crate) struct Creation {
 
 /// Builds the request; `detached` says that nobody will attach, `size` is that of our terminal.
 pub(crate) fn creation(args: &Args, detached: bool, size: Option<(u16, u16)>) -> Result<Creation, String> {
-    for flag in ["gpus", "use-api-socket"] {
-        if args.given(flag) && args.text(flag) != "false" {
-            return Err(format!("not yet supported: --{flag}"));
-        }
-    }
     // Without the flag nothing is verified either; only its denial asks for something.
     if args.given("disable-content-trust") && !args.on("disable-content-trust") {
         return Err("not yet supported: --disable-content-trust=false".into());
@@ -222,6 +217,14 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
     for rule in args.list("device-cgroup-rule") {
         security::device_rule(rule)?;
     }
+    check_modes(args)?;
+    let (described, nodes): (Vec<&String>, Vec<&String>) =
+        args.list("device").iter().partition(|text| devices::is_described(text));
+    let nodes: Vec<DeviceMapping> =
+        nodes.into_iter().map(|text| security::device(text)).collect::<Result<_, _>>()?;
+    if args.list("storage-opt").iter().any(|option| !option.contains('=')) {
+        return Err("invalid storage option".into());
+    }
     let log_config = LogConfig {
         kind: args.text("log-driver").into(),
         config: Some(some_pairs(args.list("log-opt")).unwrap_or_default()),
@@ -294,7 +297,8 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
         cpu_realtime_runtime: number("cpu-rt-runtime"),
         cpuset_cpus: args.text("cpuset-cpus").into(),
         cpuset_mems: args.text("cpuset-mems").into(),
-        devices: each(args, "device", security::device)?,
+        devices: (!nodes.is_empty()).then_some(nodes),
+        device_requests: devices::requests(args, &described)?,
         device_cgroup_rules: args.some_list("device-cgroup-rule"),
         kernel_memory: args.bytes("kernel-memory"),
         memory_reservation: args.bytes("memory-reservation"),
@@ -316,6 +320,28 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
         init: args.given("init").then(|| args.on("init")),
         ..HostConfig::default()
     })
+}
+
+/// What Docker's client checks itself.
+fn check_modes(args: &Args) -> Result<(), String> {
+    let donor = |text: &str| text.strip_prefix("container:").is_some_and(|name| !name.is_empty());
+    let one_of = |flag: &str, words: &[&str]| args.text(flag).is_empty() || words.contains(&args.text(flag));
+    for (flag, words, name) in [
+        ("pid", &["host"][..], "PID"),
+        ("uts", &["host"], "UTS"),
+        ("userns", &["host"], "USER"),
+        ("cgroupns", &["host", "private"], "CGROUP"),
+    ] {
+        if !one_of(flag, words) && !(flag == "pid" && donor(args.text(flag))) {
+            return Err(format!("--{flag}: invalid {name} mode"));
+        }
+    }
+    match args.number("memory-swappiness") {
+        Some(value) if !(-1..=100).contains(&value) => {
+            Err(format!("invalid value: {value}. Valid memory swappiness range is 0-100"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `1.5` CPUs in billionths.
@@ -536,7 +562,12 @@ mod tests {
             ),
             (&["-v", ":::", "i"], "invalid spec: :::: empty section between colons"),
             (&["-p", "abc", "i"], "invalid containerPort: abc"),
-            (&["--gpus", "all", "i"], "not yet supported: --gpus"),
+            (
+                &["--gpus", "x", "i"],
+                "invalid argument \"x\" for \"--gpus\" flag: invalid count (x): value must be either \"all\" or an integer: invalid syntax",
+            ),
+            (&["--userns", "x", "i"], "--userns: invalid USER mode"),
+            (&["--pid", "container:", "i"], "--pid: invalid PID mode"),
             (&["--disable-content-trust=false", "i"], "not yet supported: --disable-content-trust=false"),
         ] {
             let got = request(line).err().unwrap_or_default();

@@ -49,7 +49,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         NO_NETWORKS,
         "In bridge networks, accept packets with this firewall mark/mask",
     ),
-    opt("cdi-spec-dir", None, "cdi-spec-dirs", List, Only(&[]), "CDI specification directories to use"),
+    opt("cdi-spec-dir", None, "cdi-spec-dirs", List, Used, "CDI specification directories to use"),
     opt("cgroup-parent", None, "cgroup-parent", One, Used, "Set parent cgroup for all containers"),
     opt("config-file", None, "", One, Used, "Daemon configuration file"),
     opt("containerd", None, "containerd", One, NO_CONTAINERD, "containerd grpc address"),

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
+mod hostile;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

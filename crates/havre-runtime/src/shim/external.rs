@@ -159,10 +159,7 @@ impl External {
                 .take()
                 .map(|resources| LinuxResources { devices: resources.devices, ..LinuxResources::default() });
         }
-        let bundle = self.run_dir.join("bundle");
-        std::fs::create_dir_all(&bundle).step("make the bundle")?;
-        write_json(&bundle.join("config.json"), &spec).step("write the bundle's config.json")?;
-        Ok(bundle)
+        write_bundle(&self.run_dir, &spec)
     }
 
     fn exec_process(&self, spec: &Spec, init: i32, exec: &ExecConfig) -> Result<Process, RuntimeError> {
@@ -431,6 +428,14 @@ fn judge(said: &str) -> Failure {
         FailureKind::Internal
     };
     Failure { kind, message }
+}
+
+/// Writes a specification where runtimes and hooks look for it.
+pub(super) fn write_bundle(run_dir: &Path, spec: &Spec) -> Result<PathBuf, RuntimeError> {
+    let bundle = run_dir.join("bundle");
+    std::fs::create_dir_all(&bundle).step("make the bundle")?;
+    write_json(&bundle.join("config.json"), spec).step("write the bundle's config.json")?;
+    Ok(bundle)
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> io::Result<()> {

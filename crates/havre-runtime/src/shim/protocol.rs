@@ -7,6 +7,7 @@
 //! JSON in a memfd, the run folder's lock (held while the shim lives), the compiled seccomp filter if
 //! there is one, the clients.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use havre_base::{ContainerId, ExecId, Timestamp};
@@ -94,6 +95,9 @@ pub struct LogConfig {
     pub max_file: u32,
     /// Compress rotated files.
     pub compress: bool,
+    /// What each record says of the container.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// The first message to a new shim; the configuration comes beside it as a descriptor.

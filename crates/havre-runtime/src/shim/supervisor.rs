@@ -11,7 +11,7 @@ use havre_sys::seqpacket;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
-use super::external::External;
+use super::external::{self, External};
 use super::protocol::{
     Answer, Ask, AttachSpec, Event, ExecConfig, Exit, Failure, FailureKind, Hello, MAX_MESSAGE, Packet,
     Reply, Request, RootConfig, SOCKET, ShimConfig, Status, Target, VERSION,
@@ -313,7 +313,7 @@ impl Supervisor {
                     Options { max_size: log.max_size, max_file: log.max_file, compress: log.compress };
                 let opened = Writer::open(&log.path, options)
                     .map_err(|error| Failure { kind: FailureKind::Internal, message: chain(&error) });
-                Some(opened?)
+                Some(opened?.with_attributes(&log.attributes))
             }
         };
         let cgroup = Cgroup::create(&config.cgroup, &resources).map_err(|error| failure(&error))?;
@@ -712,6 +712,12 @@ fn launch_init(
         RootConfig::Path(path) => RootFs::Path(path.clone()),
     };
     let spec: &Spec = &config.spec;
+    let hooked = spec.hooks.as_ref().is_some_and(|hooks| *hooks != Default::default());
+    let bundle = if hooked {
+        Some(external::write_bundle(&config.run_dir, spec).map_err(|error| failure(&error))?)
+    } else {
+        None
+    };
     let launched = crate::launch(Launch {
         id: config.id.as_str(),
         spec,
@@ -724,7 +730,7 @@ fn launch_init(
         user: Some(&config.user),
         additional_groups: &config.additional_groups,
         seccomp_filter: filter,
-        bundle: None,
+        bundle: bundle.as_deref(),
         preserve_fds: 0,
     })
     .map_err(|error| failure(&error))?;

@@ -120,9 +120,14 @@ pub(crate) fn create(
     };
     check_config(&config)?;
     refuse_what_waits(&config, &host)?;
+    containers.check_storage_options(host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()))?;
     let network = network(containers, &config, &host, &mut warnings)?;
     if let Some(endpoints) = networking_config.and_then(|networking| networking.endpoints_config) {
         for (name, settings) in endpoints {
+            // Newer clients ask for it here, whatever the network.
+            if settings.as_ref().is_some_and(|settings| !settings.mac_address.is_empty()) {
+                return Err(Refusal::not_yet("--mac-address"));
+            }
             let plain = settings.is_none_or(|settings| settings == Default::default());
             if !plain && !matches!(name.as_str(), "default" | "bridge" | "none" | "host") {
                 return Err(Refusal::not_yet(&format!("endpoint settings for network {name}")));
@@ -208,6 +213,7 @@ pub(crate) fn create(
         cgroup_parent: (!host.cgroup_parent.is_empty()).then(|| host.cgroup_parent.clone()),
         console: console(host.console_size),
         annotations: host.annotations.clone().unwrap_or_default(),
+        device_requests: security::device_requests(&host),
     };
     containers.check_modes(&spec)?;
     let asked = asked(&config, host, &spec);
@@ -306,11 +312,9 @@ fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> 
         (some(&host.volumes_from), "--volumes-from"),
         (!matches!(host.volume_driver.as_str(), "" | "local"), "--volume-driver"),
         (some(&host.links), "--link"),
-        (host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()), "--storage-opt"),
         (!host.cgroup.is_empty(), "HostConfig.Cgroup"),
         (host.kernel_memory != 0, "HostConfig.KernelMemory (the kernel dropped it)"),
         (host.kernel_memory_tcp != 0, "HostConfig.KernelMemoryTCP"),
-        (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns other than host"),
     ];
     if let Some((_, what)) = waits.iter().find(|(asked, _)| *asked) {
         return Err(Refusal::not_yet(what));
@@ -318,12 +322,20 @@ fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> 
     let windows = host.cpu_count != 0
         || host.cpu_percent != 0
         || host.io_maximum_bandwidth != 0
-        || host.io_maximum_iops != 0
-        || !matches!(host.isolation.as_str(), "" | "default");
+        || host.io_maximum_iops != 0;
     if windows {
         return Err(Refusal::invalid(
-            "CpuCount, CpuPercent, IOMaximumBandwidth, IOMaximumIOps and Isolation are options of Windows containers",
+            "CpuCount, CpuPercent, IOMaximumBandwidth and IOMaximumIOps are options of Windows containers",
         ));
+    }
+    if !matches!(host.isolation.to_ascii_lowercase().as_str(), "" | "default") {
+        return Err(Refusal::invalid(format!(
+            "invalid isolation: {:?} - linux only supports 'default'",
+            host.isolation
+        )));
+    }
+    if !matches!(host.userns_mode.as_str(), "" | "host") {
+        return Err(Refusal::invalid(format!("invalid user namespace mode: {}", host.userns_mode)));
     }
     Ok(())
 }
@@ -453,7 +465,8 @@ fn log(host: &HostConfig) -> Result<LogSpec, Refusal> {
         "none" => log.none = true,
         other => return Err(Refusal::not_yet(&format!("log driver {other}"))),
     }
-    for (name, value) in &log.options {
+    let names = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    for (name, value) in &log.options.clone() {
         match name.as_str() {
             "max-size" => {
                 log.max_size = if value == "-1" { 0 } else { parse_bytes("max-size", value)? };
@@ -468,9 +481,21 @@ fn log(host: &HostConfig) -> Result<LogSpec, Refusal> {
                     .parse()
                     .map_err(|_| Refusal::invalid(format!("invalid value for compress: {value:?}")))?;
             }
+            "tag" => {
+                havre_engine::check_tag(value)?;
+                log.attributes.tag = Some(value.clone());
+            }
+            "labels" => log.attributes.labels = names(value),
+            "env" => log.attributes.env = names(value),
+            "labels-regex" | "env-regex" => {
+                return Err(Refusal::not_yet(&format!("log option {name} for the json-file driver")));
+            }
             "mode" if value == "blocking" => {}
+            "mode" | "max-buffer-size" => {
+                return Err(Refusal::not_yet(&format!("log option {name}={value}")));
+            }
             other => {
-                return Err(Refusal::not_yet(&format!("log option {other} for the json-file driver")));
+                return Err(Refusal::invalid(format!("unknown log opt '{other}' for json-file log driver")));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use havre_api::host::HostConfig;
-use havre_engine::spec::{DeviceSpec, SeccompSpec, Security};
+use havre_engine::spec::{DeviceRequest, DeviceSpec, SeccompSpec, Security};
 
 use crate::error::Refusal;
 
@@ -48,9 +48,6 @@ pub(super) fn security(host: &HostConfig) -> Result<Security, Refusal> {
 
 /// `--device`.
 pub(super) fn devices(host: &HostConfig) -> Result<Vec<DeviceSpec>, Refusal> {
-    if host.device_requests.as_ref().is_some_and(|requests| !requests.is_empty()) {
-        return Err(Refusal::not_yet("device requests (--gpus, CDI devices)"));
-    }
     host.devices
         .iter()
         .flatten()
@@ -72,6 +69,19 @@ pub(super) fn devices(host: &HostConfig) -> Result<Vec<DeviceSpec>, Refusal> {
             Ok(DeviceSpec { host, container: inside.clone(), access: access.to_owned() })
         })
         .collect()
+}
+
+/// `--gpus`, and `--device` with the name of a described device. Which driver has them is seen at start.
+pub(super) fn device_requests(host: &HostConfig) -> Vec<DeviceRequest> {
+    let each = host.device_requests.iter().flatten();
+    each.map(|request| DeviceRequest {
+        driver: request.driver.clone(),
+        count: request.count,
+        ids: request.device_ids.clone().unwrap_or_default(),
+        capabilities: request.capabilities.clone().unwrap_or_default(),
+        options: request.options.clone().unwrap_or_default(),
+    })
+    .collect()
 }
 
 #[cfg(test)]

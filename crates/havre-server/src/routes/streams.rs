@@ -1,5 +1,6 @@
 //! Attach and logs.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -334,6 +335,7 @@ fn fill(
                 line.push(b' ');
             }
             if wanted.details {
+                details(&entry.attributes, &mut line);
                 line.push(b' ');
             }
             line.extend_from_slice(&entry.line);
@@ -343,6 +345,28 @@ fn fill(
         }
     }
     Ok(true)
+}
+
+/// `name=value,name=value`, each escaped as in a query.
+fn details(attributes: &BTreeMap<String, String>, line: &mut Vec<u8>) {
+    let escape = |text: &str, line: &mut Vec<u8>| {
+        for byte in text.bytes() {
+            match byte {
+                b' ' => line.push(b'+'),
+                b'-' | b'_' | b'.' | b'~' => line.push(byte),
+                byte if byte.is_ascii_alphanumeric() => line.push(byte),
+                byte => line.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            }
+        }
+    };
+    for (index, (name, value)) in attributes.iter().enumerate() {
+        if index > 0 {
+            line.push(b',');
+        }
+        escape(name, line);
+        line.push(b'=');
+        escape(value, line);
+    }
 }
 
 /// Nine digits of fraction, so that lines align, as `docker logs -t` prints them.

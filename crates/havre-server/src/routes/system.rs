@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use havre_api::ApiVersion;
 use havre_api::system::{
-    Commit, Component, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo, VersionResponse,
+    Commit, Component, DeviceInfo, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo,
+    VersionResponse,
 };
 use havre_base::{Clock as _, SystemClock};
 use havre_engine::{OWN_RUNTIME, Reloadable};
@@ -106,6 +107,8 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
     let names = |list: &[&str]| Some(list.iter().map(|name| (*name).to_owned()).collect());
     let apparmor = std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists();
     let images = engine.images.count();
+    let folders = &engine.settings.cdi_folders;
+    let devices = folders.as_deref().map(havre_engine::discovered_devices).unwrap_or_default();
     let [http, https, no_proxy] = &info.proxies;
     let shown = InfoResponse {
         id: info.id.clone(),
@@ -163,6 +166,11 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
         init_binary: "havre".into(),
         containerd_commit: Commit::default(),
         security_options: shows::security_options(&engine.settings.seccomp, apparmor),
+        cdi_spec_dirs: Some(
+            folders.iter().flatten().map(|folder| folder.to_string_lossy().into_owned()).collect(),
+        ),
+        discovered_devices: (!devices.is_empty())
+            .then(|| devices.into_iter().map(|id| DeviceInfo { source: "cdi".into(), id }).collect()),
         ..InfoResponse::default()
     };
     Ok(versions::json(call.version, Shape::Info, &shown))

@@ -12,10 +12,10 @@ use crate::world::{Client, World};
 pub(crate) const ALL: &[Test] = &[
     ("namespaces are private, the host's or another container's", namespaces),
     ("an init forwards signals and reaps", init),
-    ("groups are added", groups),
-    ("capabilities are added and dropped", capabilities),
+    ("r13_groups are added", groups),
+    ("r12_capabilities are added and dropped", capabilities),
     ("privileged opens what it should", privileged),
-    ("no-new-privileges takes the power from setuid programs", no_new_privileges),
+    ("r30_no-new-privileges takes the power from setuid programs", no_new_privileges),
     ("seccomp profiles are the caller's", seccomp_profiles),
     ("labels the kernel cannot honour are refused", labels),
     ("mounts propagate as asked", propagation),

@@ -12,15 +12,17 @@ use crate::world::{Client, World};
 
 /// Once through one client: these are the engine's.
 pub(crate) const ALL: &[Test] = &[
-    ("working directories outside are refused", working_directories),
-    ("no descriptor leaks into a container", descriptors),
-    ("absurd users are refused", users),
-    ("images with links in the place of system folders do no harm", false_folders),
-    ("the program of the init cannot be written", own_program),
-    ("masked and read-only paths are", protected_paths),
-    ("the default filter refuses what its profile implies", filter),
-    ("exits that race with attach lose nothing", exit_races),
-    ("control characters do not reach the terminal", control_characters),
+    ("r02_working directories outside are refused", working_directories),
+    ("r02_no descriptor leaks into a container", descriptors),
+    ("r14_absurd users are refused", users),
+    ("r06_r08_images with links in the place of system folders do no harm", false_folders),
+    ("r01_the program of the init cannot be written", own_program),
+    ("r18_masked and read-only paths are", protected_paths),
+    ("r16_r17_the default filter refuses what its profile implies", filter),
+    ("r11_a program of the host cannot be named as release agent", release_agent),
+    ("r27_words that no process can have are refused by field", injections),
+    ("r29_exits that race with attach lose nothing", exit_races),
+    ("r25_control characters do not reach the terminal", control_characters),
 ];
 
 fn working_directories(_: &World, client: &Client) {
@@ -362,4 +364,33 @@ fn control_characters(_: &World, client: &Client) {
         assert!(!raw && !said.is_empty(), "{said:?}");
     }
     remove(client, &name);
+}
+
+fn release_agent(_: &World, client: &Client) {
+    let outcome = client.container(&[], &["unshare", "-UrmC", "echo", "inside"]);
+    assert!(outcome.code != 0 && outcome.out.is_empty(), "{outcome:?}");
+    let script = "mkdir /tmp/g && mount -t cgroup -o rdma none /tmp/g && echo mounted";
+    let outcome = client.container(&["--cap-add", "SYS_CHROOT"], &["sh", "-c", script]);
+    assert!(outcome.code != 0 && !outcome.out.contains("mounted"), "{outcome:?}");
+    let script = "for f in $(find /sys/fs/cgroup -name release_agent -o -name notify_on_release); do echo x >$f && echo wrote $f; done 2>/dev/null; echo end";
+    assert_eq!(client.container(&[], &["sh", "-c", script]).exits(0), "end");
+}
+
+fn injections(world: &World, _: &Client) {
+    let long = "A=".to_owned() + &"x".repeat(2 << 20);
+    let many: Vec<&str> = std::iter::repeat_n("x", 100_000).collect();
+    for (config, field) in [
+        (serde_json::json!({"Env": ["A=1\u{0}B=2"]}), "Env"),
+        (serde_json::json!({"Env": ["=x"]}), "invalid environment variable"),
+        (serde_json::json!({"Env": [long]}), "Env"),
+        (serde_json::json!({"Cmd": ["a\u{0}b"]}), "Cmd"),
+        (serde_json::json!({"Entrypoint": many}), "Entrypoint"),
+        (serde_json::json!({"Hostname": "a\nb"}), "Hostname"),
+        (serde_json::json!({"User": "a\nroot"}), "User"),
+    ] {
+        let mut config = config;
+        config["Image"] = "e2e/busybox".into();
+        let (status, answer) = world.api("POST", "/containers/create", &config.to_string());
+        assert!(status == 400 && answer.contains(field), "{field}: {status} {answer}");
+    }
 }

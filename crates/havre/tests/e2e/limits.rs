@@ -13,14 +13,14 @@ use crate::world::{Client, World};
 /// Once through one client: these are the engine's.
 pub(crate) const ALL: &[Test] = &[
     ("a process over its memory limit is killed and reported", out_of_memory),
-    ("a child killed for memory is reported while the first process lives", child_out_of_memory),
+    ("r24_a child killed for memory is reported while the first process lives", child_out_of_memory),
     ("half a processor is half a processor", half_a_processor),
-    ("a fork bomb is stopped and the neighbours answer", fork_bomb),
+    ("r23_a fork bomb is stopped and the neighbours answer", fork_bomb),
     ("a throttled disk is slow", slow_disk),
     ("processors, shares and weights arrive", processors),
     ("memory settings arrive", memory_settings),
     ("ulimits, shared memory and kernel parameters", small_limits),
-    ("devices are closed unless asked for", devices),
+    ("r19_devices are closed unless asked for", devices),
 ];
 
 /// Takes more memory than the limit, in one piece.

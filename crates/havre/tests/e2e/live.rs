@@ -29,7 +29,7 @@ pub(crate) const API: &[Test] = &[
     ("a06 a websocket attaches, and a page of another origin does not", websocket),
     ("disk usage of the API in the old shape and the new", disk_usage_api),
     ("logs of the API: tails, times, ends", logs_api),
-    ("l05 a log line that looks like a record stays a line", forged_records),
+    ("l05_a log line that looks like a record stays a line", forged_records),
 ];
 
 fn json(text: &str) -> Value {

@@ -20,6 +20,7 @@ mod debian;
 mod external;
 mod files;
 mod files_hostile;
+mod flags;
 mod hostile;
 mod images;
 mod limits;
@@ -46,6 +47,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .iter()
         .chain(images::ALL)
         .chain(files::ALL)
+        .chain(flags::ALL)
         .chain(live::ALL)
         .chain(external::ALL)
         .chain(debian::ALL)
