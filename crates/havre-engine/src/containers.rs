@@ -380,7 +380,7 @@ impl Containers {
         let root = &self.launcher.settings.data_root;
         match given {
             false => Ok(()),
-            true if rustix::fs::statfs(root).is_ok_and(|found| i64::from(found.f_type) == XFS) => {
+            true if rustix::fs::statfs(root).is_ok_and(|found| found.f_type == XFS) => {
                 Err(EngineError::NotYet("--storage-opt".into()))
             }
             true => Err(EngineError::Invalid(
