@@ -332,7 +332,8 @@ fn check_modes(args: &Args) -> Result<(), String> {
         ("userns", &["host"], "USER"),
         ("cgroupns", &["host", "private"], "CGROUP"),
     ] {
-        if !(one_of(flag, words) || flag == "pid" && donor(args.text(flag))) {
+        let joins = flag == "pid" && donor(args.text(flag));
+        if !one_of(flag, words) && !joins {
             return Err(format!("--{flag}: invalid {name} mode"));
         }
     }
