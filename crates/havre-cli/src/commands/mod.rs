@@ -22,6 +22,7 @@ mod system_prune;
 mod transfer;
 mod update;
 mod usage;
+mod why;
 
 use std::fmt::Write as _;
 
@@ -82,6 +83,7 @@ static COMMANDS: &[&Command] = &[
     &lifecycle::TOP,
     &lifecycle::UNPAUSE,
     &lifecycle::WAIT,
+    &why::WHY,
     &inspect::CONTAINER_INSPECT,
     &inspect::IMAGE_INSPECT,
     &lifecycle::CONTAINER_PRUNE,
