@@ -271,10 +271,18 @@ fn size(bytes: u64) -> String {
 fn limits(mut verdict: Verdict, evidence: &Evidence) -> Verdict {
     let Some(limits) = &evidence.limits else { return verdict };
     let group = &limits.group;
-    if let (Some(limit), 1..) = (limits.memory_limit, limits.memory_hits) {
+    if let Some(limit) = limits.memory_limit
+        && limits.memory_hits + limits.oom_kills > 0
+    {
+        // The kernel does not count every hit of a limit of memory with swap.
+        let hits = match limits.memory_hits {
+            0 => String::new(),
+            hits => format!(" was reached {hits} times"),
+        };
         verdict = verdict.fact(format!(
-            "Its memory limit of {} was reached {} times; the kernel killed {} processes for it (control group {group}).",
-            size(limit), limits.memory_hits, limits.oom_kills
+            "Its memory limit of {}{hits}; the kernel killed {} of its processes for it (control group {group}).",
+            size(limit),
+            limits.oom_kills
         ));
     }
     if let (Some(limit), 1..) = (limits.pids_limit, limits.pids_refused) {
@@ -294,4 +302,73 @@ fn limits(mut verdict: Verdict, evidence: &Evidence) -> Verdict {
         ));
     }
     verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use havre_base::Timestamp;
+    use havre_runtime::shim::evidence::{Struck, Victim};
+
+    use super::*;
+    use crate::spec::ContainerSpec;
+
+    fn fixed(pid: Sharing) -> Fixed {
+        let spec = ContainerSpec { pid, command: Some(vec!["app".into()]), ..ContainerSpec::default() };
+        let merged = crate::Merged::new(&spec, &havre_oci::image::ContainerConfig::default()).unwrap();
+        Fixed {
+            id: havre_base::ContainerId::random(),
+            created: Timestamp::from_nanos(0),
+            image: havre_oci::Digest::of_bytes(b""),
+            spec,
+            merged,
+            hostname: String::new(),
+            asked: serde_json::Value::Null,
+        }
+    }
+
+    fn exit(ending: Ending, more: impl FnOnce(&mut Evidence)) -> Exit {
+        let code = match ending {
+            Ending::Signalled(number) => 128 + number,
+            _ => 137,
+        };
+        let mut evidence = Evidence { ending, pid: 7, ..Evidence::default() };
+        more(&mut evidence);
+        Exit { code, oom_killed: false, at: Timestamp::from_nanos(1), evidence: Box::new(evidence) }
+    }
+
+    #[test]
+    fn each_record_has_its_cause_and_only_proof_is_called_proven() {
+        let by = |signal, by: &str| Sent { signal, at: Timestamp::from_nanos(0), by: by.into() };
+        let victim = |pid| Victim { pid, name: "x".into(), group: "/g".into() };
+        let killed = Struck { oom_kills: 1, memory_limit: Some(1 << 20), ..Struck::default() };
+        let of = |pid, exit: Exit| {
+            let verdict = verdict(&fixed(pid), &exit);
+            (verdict.cause, verdict.proven)
+        };
+        let private = |exit| of(Sharing::Private, exit);
+        let killed_by = |more: &dyn Fn(&mut Evidence)| exit(Ending::Signalled(9), more);
+        assert_eq!(private(killed_by(&|_| {})), (Cause::Signal, true));
+        assert_eq!(of(Sharing::Host, killed_by(&|_| {})), (Cause::Signal, false));
+        assert_eq!(private(killed_by(&|e| e.signals.push(by(15, "stop")))), (Cause::Signal, true));
+        assert_eq!(private(killed_by(&|e| e.signals.push(by(9, "kill")))), (Cause::Stopped, true));
+        let taken = |pid: Option<i32>| {
+            killed_by(&|e: &mut Evidence| {
+                e.limits = Some(killed.clone());
+                e.victims.extend(pid.map(victim));
+            })
+        };
+        assert_eq!(private(taken(Some(7))), (Cause::OutOfMemory, true));
+        // Another one was taken: whoever sent SIGKILL to the first process is on the host.
+        assert_eq!(private(taken(Some(8))), (Cause::Signal, true));
+        assert_eq!(private(taken(None)), (Cause::OutOfMemory, false));
+        assert_eq!(private(exit(Ending::Signalled(SYS), |_| {})), (Cause::Seccomp, true));
+        assert_eq!(of(Sharing::Host, exit(Ending::Signalled(SYS), |_| {})), (Cause::Seccomp, false));
+        assert_eq!(private(exit(Ending::Signalled(11), |_| {})), (Cause::Fault, true));
+        assert_eq!(of(Sharing::Host, exit(Ending::Signalled(11), |_| {})), (Cause::Fault, false));
+        assert_eq!(private(exit(Ending::Exited, |_| {})), (Cause::Exited, true));
+        // A signal that ends nothing by custom is no stop.
+        assert_eq!(private(exit(Ending::Exited, |e| e.signals.push(by(1, "kill")))), (Cause::Exited, true));
+        assert_eq!(private(exit(Ending::Exited, |e| e.signals.push(by(1, "stop")))), (Cause::Stopped, true));
+        assert_eq!(private(exit(Ending::Unknown, |_| {})), (Cause::Unknown, false));
+    }
 }

@@ -29,6 +29,7 @@ mod reach;
 mod run;
 mod teach;
 mod terminal;
+mod why;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,6 +66,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(reach::ALONE)
         .chain(run::ALONE)
         .chain(teach::ALONE)
+        .chain(why::ALL)
 }
 
 fn main() -> ExitCode {
