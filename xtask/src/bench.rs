@@ -3,6 +3,8 @@
 //! Each figure is the median of its rounds; a busy machine slows both. The client process is part of every
 //! `run` and `exec`. Memory is private memory: what would be free if the processes were not there.
 
+mod copies;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
@@ -36,6 +38,10 @@ const MEASURES: &[Measure] = &[
     Measure { name: "exec", unit: "ms", more_is_better: false, rounds: 15, run: exec },
     Measure { name: "parallel-start", unit: "containers/s", more_is_better: true, rounds: 3, run: parallel },
     Measure { name: "logs-write", unit: "MB/s", more_is_better: true, rounds: 3, run: logs },
+    Measure { name: "cp-in", unit: "ms", more_is_better: false, rounds: 5, run: copies::copy_in },
+    Measure { name: "cp-out", unit: "ms", more_is_better: false, rounds: 5, run: copies::copy_out },
+    Measure { name: "commit", unit: "ms", more_is_better: false, rounds: 3, run: copies::commit },
+    Measure { name: "export", unit: "ms", more_is_better: false, rounds: 3, run: copies::export },
     Measure { name: "list-300", unit: "ms", more_is_better: false, rounds: 5, run: list },
     Measure { name: "create", unit: "containers/s", more_is_better: true, rounds: 3, run: creations },
     Measure { name: "logs-read", unit: "MB/s", more_is_better: true, rounds: 3, run: logs_read },

@@ -57,7 +57,7 @@ pub trait Owner {
     }
 
     /// The content of a file was written.
-    fn content(&mut self, _path: &[u8], _size: u64) -> io::Result<()> {
+    fn content(&mut self, _file: &File, _path: &[u8], _size: u64) -> io::Result<()> {
         Ok(())
     }
 
@@ -358,7 +358,7 @@ impl<O: Owner> Unpacker<O> {
                 file.write_all(chunk).map_err(failed(entry))?;
             }
             if entry.size > 0 {
-                self.owner.content(path, entry.size).map_err(failed(entry))?;
+                self.owner.content(&file, path, entry.size).map_err(failed(entry))?;
             }
             self.size = self.size.saturating_add(entry.size);
         }
@@ -426,9 +426,11 @@ impl<O: Owner> Unpacker<O> {
     }
 
     fn special(&mut self, entry: &Entry, path: &[u8], name: &[u8]) -> Result<(), ArchiveError> {
+        let mut of_link = entry.kind == Kind::Symlink;
         let target = match entry.kind {
             Kind::HardLink => {
                 let target = self.clean(&entry.link)?;
+                of_link = self.links.contains(&target);
                 if target.as_slice() == path {
                     return Ok(());
                 }
@@ -469,7 +471,7 @@ impl<O: Owner> Unpacker<O> {
             made = make(self.parent());
         }
         made.map_err(|e| failed(entry)(e.into()))?;
-        if entry.kind == Kind::Symlink && self.rules.links != Links::InRoot {
+        if of_link && self.rules.links != Links::InRoot {
             if self.links.len() >= LINKS {
                 return Err(refuse(&entry.path, "too many links"));
             }

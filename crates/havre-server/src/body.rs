@@ -66,8 +66,11 @@ impl std::fmt::Debug for Stream {
 enum Pieces {
     /// Its end is all that can happen to it.
     Steady(mpsc::Receiver<Bytes>),
-    /// An error breaks the connection, so that nothing cut short looks whole.
+    /// An error breaks the connection, and so does an end that no empty piece announced: nothing cut short
+    /// looks whole.
     Fallible(mpsc::Receiver<io::Result<Bytes>>),
+    /// The announced end.
+    Whole,
 }
 
 /// The producer's end of a [`Stream`].
@@ -87,14 +90,22 @@ impl Body for Stream {
             match &mut self.pieces {
                 Pieces::Steady(pieces) => pieces.close(),
                 Pieces::Fallible(pieces) => pieces.close(),
+                Pieces::Whole => {}
             }
         }
         match &mut self.pieces {
+            Pieces::Whole => Poll::Ready(None),
             Pieces::Steady(pieces) => {
                 pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
             }
             Pieces::Fallible(pieces) => {
-                pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+                let Poll::Ready(piece) = pieces.poll_recv(context) else { return Poll::Pending };
+                let piece = piece.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
+                if piece.as_ref().is_ok_and(Bytes::is_empty) {
+                    self.pieces = Pieces::Whole;
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(piece.map(Frame::data)))
             }
         }
     }

@@ -4,6 +4,7 @@
 //! overlayfs's, and attributes by which an archive could speak to overlayfs itself are dropped. Everything is
 //! bounded: entries, depth, names, and (in `stream`) how far compression may inflate.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -18,6 +19,9 @@ use rustix::io::Errno;
 use crate::StoreError;
 use crate::recipe::RecipeWriter;
 use crate::stream::{Compression, Counted, Plain};
+
+/// Files of at least this size are on their way to the disk as soon as they are whole.
+const BEGIN: u64 = 1 << 20;
 
 /// Bounds of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +167,11 @@ impl Owner for Layer<'_> {
         self.recipe.raw(bytes)
     }
 
-    fn content(&mut self, path: &[u8], size: u64) -> io::Result<()> {
+    fn content(&mut self, file: &File, path: &[u8], size: u64) -> io::Result<()> {
+        // The layer is synced when it is whole: by then the disk has had something to do.
+        if size >= BEGIN {
+            havre_sys::durable::begin_writing(file);
+        }
         self.recipe.file(path, size)
     }
 

@@ -81,6 +81,7 @@ impl Snapshots {
             folder::private(path)?;
         }
         folder::spread(&temporary);
+        folder::spread(&containers);
         let (janitor, work) = channel::<PathBuf>();
         for old in [&temporary, &trash] {
             for name in folder::names(old) {

@@ -120,6 +120,15 @@ impl<R: Read> Plain<R> {
         let mut inner = Counted::new(input, digest);
         let mut head = Vec::with_capacity(4);
         inner.by_ref().take(4).read_to_end(&mut head)?;
+        let foreign = match head.as_slice() {
+            [b'B', b'Z', b'h', ..] => Some("bzip2"),
+            [0xfd, b'7', b'z', b'X'] => Some("xz"),
+            _ => None,
+        };
+        if let Some(foreign) = foreign {
+            let text = format!("not yet supported: archives compressed with {foreign}; use gzip or zstd");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
         let compression = Compression::detect(&head);
         if compression == Compression::None {
             // What comes out is what went in; it is digested there if anyone wants to know.

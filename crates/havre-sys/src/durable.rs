@@ -68,6 +68,15 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32, durability: Durability) ->
     Ok(())
 }
 
+/// Asks the kernel to begin writing a file to its disk; a sync that comes later finds less to do.
+pub fn begin_writing(file: impl std::os::fd::AsFd) {
+    use std::os::fd::AsRawFd as _;
+    // SAFETY: only numbers are passed. It is a hint: that a file system knows no such thing does not matter.
+    unsafe {
+        libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

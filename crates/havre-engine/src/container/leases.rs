@@ -16,7 +16,7 @@ use crate::EngineError;
 use crate::state::State;
 
 /// How long a start or a removal waits for copies that go on.
-pub(super) const POLITE: Duration = Duration::from_secs(10);
+pub(super) const POLITE: Duration = Duration::from_secs(8);
 /// How long it waits for one that was told to end, and is stuck in the kernel.
 const STUCK: Duration = Duration::from_secs(5);
 

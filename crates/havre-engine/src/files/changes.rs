@@ -59,6 +59,10 @@ fn is_folder(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
+fn described(stat: &Stat) -> impl PartialEq + use<> {
+    (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_rdev, stat.st_mtime, stat.st_mtime_nsec)
+}
+
 fn names(folder: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
     let mut list = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -155,6 +159,8 @@ impl Layers {
                 None => tell(&path, ChangeKind::Added)?,
                 // Perhaps it is here only for what is in it.
                 Some(old) if is_folder(&old) && is_folder(&stat) => {}
+                // A hard link made to it brings a file up as it is.
+                Some(old) if described(&old) == described(&stat) => {}
                 Some(_) => tell(&path, ChangeKind::Modified)?,
             }
             if is_folder(&stat) {

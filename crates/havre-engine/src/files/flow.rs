@@ -78,9 +78,10 @@ impl Outflow {
     }
 
     fn pass(&mut self) -> io::Result<()> {
-        if self.current.is_empty() {
-            return Ok(());
-        }
+        if self.current.is_empty() { Ok(()) } else { self.send() }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
         let piece = Ok(Bytes::from(std::mem::take(&mut self.current)));
         let flag = &mut self.revoked;
         if *flag.borrow() {
@@ -101,22 +102,17 @@ impl Outflow {
         })
     }
 
-    /// Ends the stream: with success all of it is on its way, otherwise the connection breaks.
+    /// Ends the stream: with success all of it is on its way, and an empty piece says that it is all; without
+    /// that piece the connection breaks, also when there is no room to say why.
     pub(crate) fn end(mut self, result: Result<(), &dyn std::error::Error>) {
         let ended = match result {
-            Ok(()) => self.pass(),
+            Ok(()) => self.pass().and_then(|()| self.send()),
             Err(error) => Err(io::Error::other(error.to_string())),
         };
         if let Err(error) = ended {
-            let pieces = &self.pieces;
-            let flag = &mut self.revoked;
-            let told = async {
-                tokio::select! {
-                    sent = pieces.send(Err(error)) => drop(sent),
-                    () = revoked(flag) => pieces.try_send(Err(cut())).map(drop).unwrap_or(()),
-                }
-            };
-            self.runtime.block_on(told);
+            tracing::debug!(%error, "a stream of files was cut short");
+            // No room means a client that does not read; it learns it from the missing end.
+            self.pieces.try_send(Err(error)).map(drop).unwrap_or(());
         }
     }
 }

@@ -158,10 +158,12 @@ impl Engine {
     /// Why a container is as it is.
     pub async fn why(&self, container: &str) -> Result<Why, EngineError> {
         let view = self.containers.view(container)?;
-        let mut death = match view.now.state.exit().or(view.now.last_exit.as_ref()) {
-            Some(exit) => Some((death::verdict(&view.fixed, exit), exit.clone())),
-            None => None,
-        };
+        let mut death = view
+            .now
+            .state
+            .exit()
+            .or(view.now.last_exit.as_ref())
+            .map(|exit| (death::verdict(&view.fixed, exit), exit.clone()));
         if let Some((verdict, exit)) = &mut death
             && let Some(better) = self.library_missing(&view, exit).await
         {

@@ -64,7 +64,7 @@ pub(super) enum Kind {
         interpreter: String,
         /// Whether that is there.
         found: bool,
-        /// The interpreter's name ends with a carriage return, and without it would be there.
+        /// It is not there, and its name ends with a carriage return.
         carriage_return: bool,
     },
     Empty,
@@ -242,10 +242,8 @@ fn read(root: &Root<'_>, path: &str) -> io::Result<Vec<u8>> {
 
 /// Whether the program is one that a loader completes, and this library is in no usual folder.
 pub(super) fn lacks(root: &Root<'_>, fixed: &Fixed, library: &str) -> bool {
-    let dynamic = match look(root, fixed).file {
-        Some(File { kind: Kind::Elf { loader: Some((_, true)), .. }, .. }) => true,
-        _ => false,
-    };
+    let dynamic =
+        matches!(look(root, fixed).file, Some(File { kind: Kind::Elf { loader: Some((_, true)), .. }, .. }));
     let plain = !library.contains('/');
     dynamic
         && match plain {

@@ -117,7 +117,6 @@ mod tests {
         let cgroup = match Cgroup::create(&path, &resources(64 << 20, "0", 20)) {
             Ok(cgroup) => cgroup,
             Err(error) => {
-                #[expect(clippy::print_stdout, reason = "a test says what it skips")]
                 {
                     println!("SKIP: no control group can be made here: {error}");
                 }

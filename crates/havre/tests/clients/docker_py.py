@@ -11,7 +11,7 @@ import threading
 import docker
 from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
 
-base_url, version, image, label = sys.argv[1:5]
+base_url, tcp_url, version, image, label = sys.argv[1:6]
 client = docker.DockerClient(base_url=base_url, version=version, timeout=30)
 minor = int(client.api._version.split(".")[1])
 
@@ -147,10 +147,14 @@ socket = box.attach_socket(params={"stdin": 1, "stream": 1})
 socket._sock.sendall(b"unread\n")
 socket._sock.close()
 if minor >= 28:
-    wire = box.attach_socket(params={"stdout": 1, "stream": 1, "logs": 1}, ws=True)
+    # The library has WebSockets over TCP only.
+    over_tcp = docker.APIClient(base_url=tcp_url, version=version, timeout=30)
+    wire = over_tcp.attach_socket(
+        box.id, params={"stdout": 1, "stream": 1, "logs": 1}, ws=True)
     data = wire.recv()
     assert b"first" in (data if isinstance(data, bytes) else data.encode()), data
     wire.close()
+    over_tcp.close()
 
 step("archives")
 assert box.put_archive("/tmp", archive({"one": b"1", "dir/two": b"22"}))

@@ -303,8 +303,11 @@ fn cost(world: &World) -> (usize, usize, u64) {
 }
 
 /// The daemon's descriptors once everything that is closing has closed.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "closing is the daemon's reaction to ours; it has no event that we could see"
+)]
 fn settled(world: &World, wanted: usize) -> usize {
-    // Closing is the daemon's reaction to ours; it has no event that we could see.
     for _ in 0..200 {
         if cost(world).0 <= wanted {
             break;
@@ -400,7 +403,7 @@ fn a14_generated(world: &World) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let definition = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xtask/data/docker-engine-api.yaml");
     let address = port(world);
-    for (version, phases) in [("1.24", "fuzzing"), ("1.56", "coverage,fuzzing")] {
+    for (version, phases) in [("1.24", "fuzzing"), ("1.56", "coverage")] {
         for (name, command) in [("fuzzed-running", "sleep 1000"), ("fuzzed-created", "true")] {
             let body = format!(
                 r#"{{"Image":"e2e/busybox","Cmd":["sh","-c","{command}"],"Labels":{{"e2e":""}},"HostConfig":{{"NetworkMode":"none"}}}}"#
@@ -411,7 +414,7 @@ fn a14_generated(world: &World) {
         }
         assert_eq!(ask(world, "POST", "/containers/fuzzed-running/start", "").status, 204);
         let tool = python.parent().unwrap().join("schemathesis");
-        let mut command = bounded(&tool, "300");
+        let mut command = bounded(&tool, "580");
         command
             .arg("--config-file")
             .arg(here.join("schemathesis.toml"))

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Test;
+use crate::raw::port;
 use crate::world::World;
 
 pub(crate) const ALL: &[Test] = &[
@@ -56,10 +57,11 @@ pub(crate) fn bounded(program: &Path, seconds: &str) -> Command {
 fn docker_py(world: &World) {
     let Some(python) = python() else { return };
     let host = format!("unix://{}", world.socket());
+    let tcp = format!("tcp://{}", port(world));
     for version in VERSIONS {
         let mut command = bounded(&python, "120");
         let label = format!("py-v{}", version.replace('.', "-"));
-        command.arg(source("docker_py.py")).args([&host, version, "e2e/busybox", &label]);
+        command.arg(source("docker_py.py")).args([&host, &tcp, version, "e2e/busybox", &label]);
         succeeds(command);
     }
 }

@@ -286,7 +286,7 @@ fn export(world: &World, client: &Client) {
         assert!(!has("memory/gone") && !list.contains("proc/self"), "{list}");
         client.run(&["stop", "-t", "0", &name]).exits(0);
     }
-    client.run_in(&here, &["export", "-o", "no/such", &name]).fails(1, "does not exist");
+    client.run_in(&here, &["export", "-o", "no/such", &name]).fails(1, "invalid output path");
     let (status, archive) = client.bytes(&["export", &name], b"");
     assert!(status.success() && archive.len() > 100_000);
     client.remove(&name);

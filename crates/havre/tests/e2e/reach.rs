@@ -245,11 +245,9 @@ fn fake_ssh(folder: &Path, client: &Client) -> String {
         "#!/bin/sh\nprintf '%s\\n' \"$*\" >> {}\nwhile [ \"$1\" != -- ]; do shift; done\nshift 2\nexec sh -c \"$*\"\n",
         bin.join("asked").display()
     );
-    for (name, text) in [("ssh", script.as_str())] {
-        std::fs::write(bin.join(name), text).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(bin.join(name), mode).unwrap();
-    }
+    std::fs::write(bin.join("ssh"), script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(bin.join("ssh"), mode).unwrap();
     std::os::unix::fs::symlink(client.program(), bin.join(client.name)).unwrap();
     format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default())
 }

@@ -18,6 +18,7 @@ pub(crate) const ALL: &[Test] = &[
     ("why: failed starts by their programs", programs),
     ("why: failed starts by their set-up", set_up),
     ("why: a missing shared library", library),
+    ("why: what happened while the engine was dead", engine_dead),
     ("why: running, created, restarted, unknown", states),
 ];
 
@@ -310,6 +311,40 @@ fn set_up(world: &World, client: &Client) {
     client.run(&["start", "-a", &name]).exits(0);
     assert_eq!(cause(client, &name), "exited true");
     remove(client, &name);
+}
+
+fn engine_dead(_: &World, _: &Client) {
+    if std::env::var_os("HAVRE_E2E_HOST").is_some() {
+        return;
+    }
+    let mut world = World::open().unwrap();
+    let own = world.clients()[0].clone();
+    let script = "trap : TERM; echo ready; while true; do sleep 0.1; done";
+    let killed = detached(&own, "why-dead", &[], &["sh", "-c", script]);
+    own.follow_until(&killed, "ready");
+    own.run(&["kill", "-s", "TERM", &killed]).exits(0);
+    let hog = format!("trap 'exec {HOG}' USR1; echo ready; while true; do sleep 0.1; done");
+    let flags = ["--memory", "32m", "--memory-swap", "32m"];
+    let taken = detached(&own, "why-dead-oom", &flags, &["sh", "-c", &hog]);
+    own.follow_until(&taken, "ready");
+    let pids = [&killed, &taken].map(|name| field(&own, name, "{{.State.Pid}}"));
+    world.kill_daemon();
+    for (pid, signal) in
+        [(&pids[0], rustix::process::Signal::KILL), (&pids[1], rustix::process::Signal::USR1)]
+    {
+        let process = pid.parse().ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();
+        rustix::process::pidfd_send_signal(&pidfd, signal).unwrap();
+        let mut ended = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ended, None).unwrap();
+    }
+    world.start_daemon();
+    assert_eq!(cause(&own, &killed), "signal true");
+    says(&own, &killed, &["process of the host", "The engine sent SIGTERM", "did not send SIGKILL"]);
+    assert_eq!(cause(&own, &taken), "out-of-memory true");
+    says(&own, &taken, &["The kernel killed dd"]);
+    remove(&own, &killed);
+    remove(&own, &taken);
 }
 
 fn library(world: &World, client: &Client) {
