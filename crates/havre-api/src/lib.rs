@@ -22,6 +22,7 @@ pub mod stats;
 pub mod system;
 pub mod usage;
 pub mod version;
+pub mod why;
 
 pub use archive::PathStat;
 pub use filters::Filters;

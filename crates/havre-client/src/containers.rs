@@ -55,6 +55,11 @@ impl Waiting<'_> {
 }
 
 impl Client {
+    /// Why a container is as it is: an endpoint that only Havre has. The answer as the daemon sent it.
+    pub async fn why(&self, container: &str) -> Result<Box<serde_json::value::RawValue>, ClientError> {
+        self.get(&Query::of("/containers/", container, "/why")).await
+    }
+
     /// Creates a container.
     pub async fn create(
         &self,

@@ -101,6 +101,8 @@ impl Containers {
             restart_count: 0,
             stopped_by_user: false,
             start_error: None,
+            start_failed_at: None,
+            last_exit: None,
         };
         let batch = Batch::new().put(CONTAINERS, id.as_str(), &*fixed).put(STATES, id.as_str(), &now);
         // The name is taken before the record is written, so that two creations cannot both succeed.

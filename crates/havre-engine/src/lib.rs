@@ -32,6 +32,7 @@ pub mod signal;
 pub mod spec;
 mod state;
 mod stats;
+mod why;
 
 use std::sync::Arc;
 
@@ -47,7 +48,8 @@ pub use error::EngineError;
 pub use events::{Events, Happening};
 pub use files::{Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming, Outgoing, PathStat, Sizes};
 pub use havre_runtime::cgroup::DeviceFigure;
-pub use havre_runtime::shim::protocol::{AttachSpec, ExternalRuntime, FailureKind};
+pub use havre_runtime::shim::evidence::{Ending, Evidence};
+pub use havre_runtime::shim::protocol::{AttachSpec, Exit, ExternalRuntime, FailureKind};
 pub use havre_sys::socket::is_drained;
 pub use logged::check_tag;
 pub use merged::Merged;
@@ -58,6 +60,7 @@ pub use record::{Changing, Fixed, View};
 pub use settings::{Live, OWN_RUNTIME, Reloadable, STOP_TIMEOUT, Settings};
 pub use state::State;
 pub use stats::{Reading, Sample, Traffic};
+pub use why::{Cause, Verdict, Why};
 
 /// The services of an engine.
 pub struct Engine {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use havre_base::{ContainerId, ContainerName, ExecId, Timestamp};
 use havre_oci::Digest;
+use havre_runtime::shim::protocol::Exit;
 use havre_store::db::Table;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,12 @@ pub struct Changing {
     pub oom_killed: bool,
     /// Why it could not be started, and the exit code that stands for it.
     pub start_error: Option<(String, i32)>,
+    /// When that was.
+    #[serde(default)]
+    pub start_failed_at: Option<Timestamp>,
+    /// How the last run ended, also while another one is on.
+    #[serde(default)]
+    pub last_exit: Option<Exit>,
 }
 
 /// A consistent copy of all that is known of a container.

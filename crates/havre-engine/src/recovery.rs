@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use havre_base::{Clock as _, ContainerId, SystemClock};
+use havre_base::{Clock as _, ContainerId, SystemClock, Timestamp};
 use havre_runtime::cgroup::Cgroup;
+use havre_runtime::shim::evidence::{Ending, Evidence};
 use havre_runtime::shim::protocol::{Answer, Ask, Exit, Packet, Status};
 use havre_store::db::{Batch, Db};
 
@@ -81,13 +82,14 @@ async fn recover_one(
             }
             if now.state.is_alive() && exit.is_none() {
                 // The supervisor or the machine was killed.
-                exit = Some(Exit { code: MACHINE_LOST, oom_killed: false, at: SystemClock.now() });
+                exit = Some(lost(now.started_at));
             }
             launcher.destroy(&fixed);
         }
     }
     if let Some(exit) = exit {
         now.finished_at = Some(exit.at);
+        now.last_exit = Some(exit.clone());
         if now.state.is_alive() {
             now.state = apply(now.state, Change::Died(exit));
         }
@@ -113,6 +115,23 @@ async fn recover_one(
         && restart::at_daemon_start(fixed.spec.restart, now.stopped_by_user, was_alive);
     launcher.enqueue(Batch::new().put(STATES, fixed.id.as_str(), &now));
     containers.adopt(fixed, now, origin, start_now)
+}
+
+/// The end of a container whose supervisor did not live to tell: it was killed, or the machine went down.
+fn lost(started: Option<Timestamp>) -> Exit {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let booted = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<i64>().ok());
+    let booted = booted.map(|seconds| Timestamp::from_nanos(seconds.saturating_mul(1_000_000_000)));
+    let ending = match (booted, started) {
+        (Some(booted), Some(started)) if started < booted => Ending::MachineDown,
+        _ => Ending::SupervisorLost,
+    };
+    Exit {
+        code: MACHINE_LOST,
+        oom_killed: false,
+        at: SystemClock.now(),
+        evidence: Box::new(Evidence::unseen(ending)),
+    }
 }
 
 /// The record may be older than the run that the shim knows.

@@ -68,6 +68,16 @@ pub fn parse(text: &str) -> Result<i32, EngineError> {
     base.checked_add(offset).filter(|number| (RTMIN..=RTMAX).contains(number)).ok_or_else(invalid)
 }
 
+/// The name of a signal, as `SIGTERM` or `SIGRTMIN+1`.
+#[must_use]
+pub fn name(signal: i32) -> String {
+    match NAMES.iter().find(|(_, number)| *number == signal) {
+        Some((name, _)) => format!("SIG{name}"),
+        None if (RTMIN..=RTMAX).contains(&signal) => format!("SIGRTMIN+{}", signal - RTMIN),
+        None => format!("signal {signal}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +89,10 @@ mod tests {
         {
             assert_eq!(parse(text).unwrap(), number, "{text}");
         }
+        assert_eq!(
+            (name(9), name(34), name(99)),
+            ("SIGKILL".into(), "SIGRTMIN+0".into(), "signal 99".into())
+        );
         for bad in ["", "0", "65", "-1", "SIGNOPE", "RTMIN-1", "RTMAX+1", "RTMINx"] {
             let error = parse(bad).unwrap_err().to_string();
             assert_eq!(error, format!("invalid signal: {bad}"));

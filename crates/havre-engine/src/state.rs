@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     fn exit(code: i32) -> Exit {
-        Exit { code, oom_killed: false, at: Timestamp::from_nanos(9) }
+        Exit { code, oom_killed: false, at: Timestamp::from_nanos(9), evidence: Box::default() }
     }
 
     const AT: Timestamp = Timestamp::from_nanos(1);

@@ -15,7 +15,7 @@ use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
 use crate::routes::{
-    containers, debug, events, execs, files, images, live, streams, system, usage, websocket,
+    containers, debug, events, execs, files, images, live, streams, system, usage, websocket, why,
 };
 use crate::{Server, Transport, origin};
 
@@ -135,6 +135,7 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["containers", id, "archive"] if head => files::stat(server, &call, id).await,
         ["containers", id, "archive"] if get => files::get(server, &call, id).await,
         ["containers", id, "archive"] if method == Method::PUT => files::put(server, call, id).await,
+        ["containers", id, "why"] if get => why::why(server, id).await,
         ["containers", id, "export"] if get => files::export(server, id).await,
         ["containers", id, "changes"] if get => files::changes(server, id).await,
         ["commit"] if post => files::commit(server, call).await,

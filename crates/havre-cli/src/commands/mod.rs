@@ -24,6 +24,7 @@ mod system_prune;
 mod transfer;
 mod update;
 mod usage;
+mod why;
 
 use std::fmt::Write as _;
 
@@ -84,6 +85,7 @@ static COMMANDS: &[&Command] = &[
     &lifecycle::TOP,
     &lifecycle::UNPAUSE,
     &lifecycle::WAIT,
+    &why::WHY,
     &inspect::CONTAINER_INSPECT,
     &inspect::IMAGE_INSPECT,
     &lifecycle::CONTAINER_PRUNE,

@@ -275,7 +275,7 @@ fn run(app: &App, args: &Args) -> Result<u8, Failure> {
         let client = app.client().await?;
         if detached {
             let (id, _) = create_container(app, client, args, Purpose::Detach).await.map_err(not_run)?;
-            client.start(&id, "").await.map_err(|error| start_failed(app, args, &error))?;
+            client.start(&id, "").await.map_err(|error| start_failed(app, args, &id, &error))?;
             output::line(&id)?;
             return Ok(0);
         }
@@ -302,16 +302,23 @@ fn run(app: &App, args: &Args) -> Result<u8, Failure> {
         };
         match job.run().await {
             Ok(outcome) => outcome.code(),
-            Err(Broken::Start(error)) => Err(start_failed(app, args, &error)),
+            Err(Broken::Start(error)) => Err(start_failed(app, args, &id, &error)),
             Err(Broken::Other(failure)) => Err(failure),
         }
     })
 }
 
-fn start_failed(app: &App, args: &Args, error: &ClientError) -> Failure {
+fn start_failed(app: &App, args: &Args, id: &str, error: &ClientError) -> Failure {
     let text = describe(error);
     let code = if error.status().is_some() { start_failure_code(&text) } else { 125 };
-    early_with(app, args, code, &text)
+    let mut failure = early_with(app, args, code, &text);
+    // Under Docker's name we say what Docker says; a container that is removed cannot be asked about.
+    if app.program != "docker" && error.status().is_some() && !args.on("rm") {
+        let name = Some(args.text("name")).filter(|name| !name.is_empty());
+        let name = name.unwrap_or_else(|| crate::format::table::short_id(id));
+        failure.message.push_str(&format!("\n\nsee: {} why {name}", app.program));
+    }
+    failure
 }
 
 /// How a session ended.

@@ -1,6 +1,7 @@
 //! The end of a run: what the shim tells, the restart policy, and what was asked to happen afterwards.
 
 use havre_base::{Clock as _, SystemClock};
+use havre_runtime::shim::evidence::{Ending, Evidence};
 use havre_runtime::shim::protocol::{Event, Exit, Packet, Target};
 use tokio::time::Instant;
 
@@ -40,7 +41,12 @@ impl Container {
         tracing::error!(container = %self.fixed.id, "the supervisor was killed; ending its container");
         let exit = self.launcher.recorded_exit(&self.fixed.id).unwrap_or_else(|| {
             self.launcher.destroy(&self.fixed);
-            Exit { code: SUPERVISOR_LOST, oom_killed: false, at: SystemClock.now() }
+            Exit {
+                code: SUPERVISOR_LOST,
+                oom_killed: false,
+                at: SystemClock.now(),
+                evidence: Box::new(Evidence::unseen(Ending::SupervisorLost)),
+            }
         });
         self.ended(exit).await;
     }
@@ -56,6 +62,7 @@ impl Container {
         let delay = restart::after_exit(self.fixed.spec.restart, ended, self.last_delay);
         self.now.finished_at = Some(exit.at);
         self.exits += 1;
+        self.now.last_exit = Some(exit.clone());
         self.kill_at = None;
         for id in
             self.execs.iter().filter(|(_, exec)| exec.running).map(|(id, _)| id.clone()).collect::<Vec<_>>()

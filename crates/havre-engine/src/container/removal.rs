@@ -6,6 +6,7 @@ use super::{AfterEnd, Container, KILL, Reply, answer};
 use crate::EngineError;
 use crate::record::{CONTAINERS, STATES};
 use crate::state::State;
+use crate::why::asker;
 
 impl Container {
     pub(super) async fn remove_by_user(&mut self, force: bool, reply: Reply<()>) {
@@ -16,7 +17,7 @@ impl Container {
                 self.thaw_for_signal();
                 self.after_end.push(AfterEnd::Remove(reply));
                 self.happened("kill", &[("signal", KILL.to_string())]);
-                self.signal_quietly(KILL).await;
+                self.signal_quietly(KILL, asker::REMOVE).await;
             }
             (State::Running { .. }, false) => {
                 let text = format!(

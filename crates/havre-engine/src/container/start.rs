@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use havre_base::{Clock as _, SystemClock};
 use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
 use havre_store::db::Batch;
 use tokio::time::Instant;
@@ -128,6 +129,7 @@ impl Container {
 
     pub(super) fn start_failed(&mut self, error: &EngineError) {
         self.now.start_error = Some((havre_base::chain(error), exit_code_of(error)));
+        self.now.start_failed_at = Some(SystemClock.now());
         if matches!(self.now.state, State::Restarting(_)) {
             self.apply(Change::GaveUp);
         } else {

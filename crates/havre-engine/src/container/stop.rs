@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::{AfterEnd, Container, KILL, Pending, Reply, answer};
 use crate::EngineError;
 use crate::state::{Change, State};
+use crate::why::asker;
 
 impl Container {
     pub(super) async fn stop(&mut self, signal: Option<i32>, grace: Option<i64>, then: AfterEnd) {
@@ -31,7 +32,12 @@ impl Container {
         self.thaw_for_signal();
         let signal = signal.unwrap_or(self.fixed.merged.stop_signal);
         self.happened("kill", &[("signal", signal.to_string())]);
-        self.signal_quietly(signal).await;
+        let by = match self.after_end.last() {
+            Some(AfterEnd::Start(_)) => asker::RESTART,
+            Some(AfterEnd::Remove(_)) => asker::REMOVE,
+            Some(AfterEnd::Answer(_)) | None => asker::STOP,
+        };
+        self.signal_quietly(signal, by).await;
         let default = self.launcher.settings.live.get().stop_timeout;
         let at = self.fixed.spec.grace(grace, default).map(|grace| Instant::now() + grace);
         // The earliest of several stops decides.
@@ -54,9 +60,10 @@ impl Container {
         if signal == KILL {
             self.thaw_for_signal();
             self.after_end.push(AfterEnd::Answer(reply));
-            self.signal_quietly(signal).await;
+            self.signal_quietly(signal, asker::KILL).await;
         } else {
-            self.ask(Ask::Signal { target: Target::Init, signal }, Vec::new(), Pending::Plain(reply)).await;
+            let ask = Ask::Signal { target: Target::Init, signal, by: asker::KILL.into() };
+            self.ask(ask, Vec::new(), Pending::Plain(reply)).await;
         }
     }
 
@@ -65,7 +72,7 @@ impl Container {
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
             self.happened("kill", &[("signal", KILL.to_string())]);
-            self.signal_quietly(KILL).await;
+            self.signal_quietly(KILL, asker::GRACE_OVER).await;
         }
         if self.leases.until.is_some_and(|at| at <= now) {
             self.resume().await;
@@ -80,8 +87,9 @@ impl Container {
         }
     }
 
-    pub(super) async fn signal_quietly(&mut self, signal: i32) {
-        self.ask_quietly(Ask::Signal { target: Target::Init, signal }, Vec::new()).await;
+    /// `by` goes into the supervisor's record, where a daemon that dies now cannot lose it.
+    pub(super) async fn signal_quietly(&mut self, signal: i32, by: &str) {
+        self.ask_quietly(Ask::Signal { target: Target::Init, signal, by: by.into() }, Vec::new()).await;
     }
 
     /// A frozen process takes no signal.

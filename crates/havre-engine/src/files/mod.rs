@@ -18,6 +18,7 @@ use havre_image::CommitSpec;
 use havre_oci::image::ContainerConfig;
 use havre_oci::{Digest, Reference};
 use havre_runtime::view::{self, Bind, Part, Stopped};
+use havre_sys::path::Root;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use tokio::runtime::Handle;
@@ -152,6 +153,24 @@ impl Files {
             stat
         });
         stat.await
+    }
+
+    /// Looks at a container's files. Without what is mounted in it, where a source of that is gone.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        container: &str,
+        look: impl FnOnce(&Root<'_>) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let (tree, lease, _) = match self.open(container, Want::Read).await {
+            Ok(opened) => opened,
+            Err(_) => self.open(container, Want::Bare).await?,
+        };
+        blocking(move || {
+            let seen = look(&Root::new(tree.root.as_fd()));
+            drop(lease);
+            Ok(seen)
+        })
+        .await
     }
 
     /// The archive of what a path in a container names. It goes to the sender that `out` makes when everything

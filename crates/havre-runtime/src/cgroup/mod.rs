@@ -11,6 +11,7 @@ mod change;
 mod devices;
 mod layout;
 mod stats;
+mod struck;
 mod v1;
 mod v2;
 
@@ -29,6 +30,7 @@ use rustix::process::{Pid, PidfdFlags};
 pub use change::Changed;
 pub use layout::{Hierarchy, Layout, Version};
 pub use stats::{BlockIoUsage, CpuUsage, DeviceFigure, MemoryUsage, PidsUsage, Usage, machine_memory};
+pub use struck::Struck;
 
 use crate::error::{RuntimeError, Step};
 

@@ -216,7 +216,7 @@ impl Cgroup {
 }
 
 /// Lines of a name and a number.
-fn lines(text: &str) -> BTreeMap<String, u64> {
+pub(super) fn lines(text: &str) -> BTreeMap<String, u64> {
     text.lines()
         .filter_map(|line| {
             let (name, value) = line.split_once(' ')?;

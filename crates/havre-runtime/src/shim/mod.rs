@@ -12,7 +12,9 @@
 
 mod client;
 mod detach;
+pub mod evidence;
 mod external;
+mod kernel_log;
 pub mod protocol;
 mod reactor;
 mod state;

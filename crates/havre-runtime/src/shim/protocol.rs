@@ -14,6 +14,8 @@ use havre_base::{ContainerId, ExecId, Timestamp};
 use havre_oci::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::evidence::Evidence;
+
 /// The largest packet either side sends, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
@@ -180,6 +182,9 @@ pub enum Ask {
         target: Target,
         /// The kernel's signal number.
         signal: i32,
+        /// For which request, in a word that is kept with the exit.
+        #[serde(default)]
+        by: String,
     },
     /// Set the terminal's size.
     Resize {
@@ -259,6 +264,9 @@ pub struct Exit {
     pub oom_killed: bool,
     /// When.
     pub at: Timestamp,
+    /// What is known beyond that. Older records have none.
+    #[serde(default)]
+    pub evidence: Box<Evidence>,
 }
 
 /// What a shim knows; also the content of its state file.

@@ -42,12 +42,33 @@ mod tests {
             shim_pid: 1,
             pid: 2,
             started_at: Timestamp::from_nanos(3),
-            exit: Some(Exit { code: 137, oom_killed: true, at: Timestamp::from_nanos(4) }),
+            exit: Some(Exit {
+                code: 137,
+                oom_killed: true,
+                at: Timestamp::from_nanos(4),
+                evidence: Box::default(),
+            }),
             execs: Vec::new(),
             oom_kills: 1,
         };
         write(&dir, &status).unwrap();
         assert_eq!(read(&dir).unwrap(), Some(status));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_record_of_an_older_supervisor_is_read() {
+        let dir = std::env::temp_dir().join(format!("havre-shim-old-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let old = r#"{"version":1,"shim_pid":1,"pid":2,"started_at":3,"exit":{"code":137,"oom_killed":true,"at":4},"execs":[],"oom_kills":1}"#;
+        let at = serde_json::to_string(&Timestamp::from_nanos(4)).unwrap();
+        std::fs::write(
+            dir.join(STATE),
+            old.replace(":3,", &format!(":{at},")).replace(":4}", &format!(":{at}}}")),
+        )
+        .unwrap();
+        let exit = read(&dir).unwrap().unwrap().exit.unwrap();
+        assert_eq!((exit.code, *exit.evidence), (137, crate::shim::evidence::Evidence::default()));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

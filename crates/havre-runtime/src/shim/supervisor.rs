@@ -11,6 +11,7 @@ use havre_sys::seqpacket;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
+use super::evidence::Collector;
 use super::external::{self, External};
 use super::protocol::{
     Answer, Ask, AttachSpec, Event, ExecConfig, Exit, Failure, FailureKind, Hello, MAX_MESSAGE, Packet,
@@ -123,6 +124,7 @@ struct Supervisor {
     /// Shortages of memory the kernel told of, and those the daemon was told of.
     oom_notices: u64,
     oom_told: u64,
+    evidence: Collector,
     daemons: BTreeMap<u32, OwnedFd>,
     next_daemon: u32,
     children: BTreeMap<u32, Child>,
@@ -394,6 +396,7 @@ impl Supervisor {
             oom,
             oom_notices: 0,
             oom_told: 0,
+            evidence: Collector::default(),
             daemons: BTreeMap::new(),
             next_daemon: 0,
             children: BTreeMap::from([(INIT, init)]),
@@ -468,12 +471,12 @@ impl Supervisor {
             let pid = pid.as_raw_nonzero().get();
             let found = self.children.iter().find(|(_, child)| child.pid == pid && !child.ended);
             if let Some((&number, _)) = found {
-                self.child_ended(number, exit_code(status));
+                self.child_ended(number, status);
             }
         }
     }
 
-    fn child_ended(&mut self, number: u32, code: i32) {
+    fn child_ended(&mut self, number: u32, status: WaitStatus) {
         if number == INIT {
             // With the host's process namespace nothing else ends what it left behind.
             self.cgroup.kill().unwrap_or(());
@@ -484,9 +487,9 @@ impl Supervisor {
         match child.exec.clone() {
             Some(id) => {
                 self.status.execs.retain(|(exec, _)| *exec != id);
-                self.tell(Event::ExecExited { id, code });
+                self.tell(Event::ExecExited { id, code: exit_code(status) });
             }
-            None => self.container_ended(code),
+            None => self.container_ended(status),
         }
         // In this order: the exit is known, then the client's stream ends, then comes the cleaning.
         if let Some(child) = self.children.get_mut(&number) {
@@ -501,9 +504,12 @@ impl Supervisor {
         }
     }
 
-    fn container_ended(&mut self, code: i32) {
+    fn container_ended(&mut self, status: WaitStatus) {
+        let at = SystemClock.now();
         self.note_oom();
-        let exit = Exit { code, oom_killed: self.status.oom_kills > 0, at: SystemClock.now() };
+        let evidence = self.evidence.finish(self.status.pid, status, &self.cgroup, &mut self.buffer);
+        let oom_killed = self.status.oom_kills > 0;
+        let exit = Exit { code: exit_code(status), oom_killed, at, evidence: Box::new(evidence) };
         self.status.exit = Some(exit.clone());
         if let Err(error) = state::write(&self.config.run_dir, &self.status) {
             say(&format!("cannot record the exit: {error}"));
@@ -521,6 +527,10 @@ impl Supervisor {
         }
         self.status.oom_kills = self.cgroup.oom_kills();
         let shortages = self.oom_notices.max(self.status.oom_kills);
+        if self.status.oom_kills > 0 {
+            // Before it is told: whoever hears of it may ask who was taken.
+            self.evidence.look_for_victims(self.config.id.as_str(), &mut self.buffer);
+        }
         if shortages > self.oom_told {
             self.oom_told = shortages;
             self.tell(Event::Oom);
@@ -562,11 +572,14 @@ impl Supervisor {
                 Ok(Answer::Done)
             }
             Ask::Exec { exec, attach, filter } => self.exec(*exec, attach, filter, fds),
-            Ask::Signal { target, signal } => {
+            Ask::Signal { target, signal, by } => {
                 let child =
                     find(&mut self.children, &target).filter(|child| !child.ended).ok_or_else(gone)?;
                 havre_sys::signal::pidfd_kill(&child.pidfd, signal)
                     .map_err(internal("cannot send a signal"))?;
+                if target == Target::Init {
+                    self.evidence.sent(signal, by);
+                }
                 Ok(Answer::Done)
             }
             Ask::Resize { target, rows, columns } => {

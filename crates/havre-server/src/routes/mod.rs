@@ -13,3 +13,4 @@ pub(crate) mod streams;
 pub(crate) mod system;
 pub(crate) mod usage;
 pub(crate) mod websocket;
+pub(crate) mod why;

@@ -30,6 +30,7 @@ mod reach;
 mod run;
 mod teach;
 mod terminal;
+mod why;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,6 +66,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(files_hostile::ALL)
         .chain(reach::ALONE)
         .chain(run::ALONE)
+        .chain(why::ALL)
         .chain(teach::ALL)
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct World {
 }
 
 /// One command line client.
+#[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) name: &'static str,
     program: PathBuf,
