@@ -6,6 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use havre_api::container::{Config, CreateRequest};
@@ -201,6 +202,15 @@ pub(crate) async fn read_create(body: Incoming) -> Result<CreateRequest, Refusal
     let config: Config = parse_json(&bytes)?;
     let Beside { host_config, networking_config } = parse_json(&bytes)?;
     Ok(CreateRequest { config, host_config, networking_config })
+}
+
+/// Reads and forgets a body that nobody wants, within limits: a client that still sends when the connection
+/// closes may not read its answer.
+pub(crate) async fn drain(body: Incoming) {
+    const MOST: usize = 1 << 20;
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let all = Limited::new(body, MOST).collect();
+    tokio::time::timeout(PATIENCE, all).await.map(drop).unwrap_or(());
 }
 
 async fn read_bounded(body: Incoming) -> Result<Bytes, Refusal> {

@@ -179,7 +179,11 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
 
         ["debug", rest @ ..] if (get || post) && server.info().debug => debug::answer(server, &call, rest),
 
-        _ => waiting(&method, parts.as_slice()),
+        _ => {
+            let refused = waiting(&method, parts.as_slice());
+            body::drain(call.request.into_body()).await;
+            refused
+        }
     }
 }
 
