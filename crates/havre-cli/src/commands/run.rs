@@ -23,7 +23,7 @@ pub(crate) const RUN: Command = Command {
     names: &["container run", "run"],
     arguments: "IMAGE [COMMAND] [ARG...]",
     about: "Create and run a new container from an image",
-    flags: &[flags::SHARED, flags::RUN],
+    flags: &[flags::SHARED, flags::LIMITS, flags::RUN],
     arity: Arity::AtLeast(1),
     trailing: true,
     examples: &[
@@ -38,7 +38,7 @@ pub(super) const CREATE: Command = Command {
     names: &["container create", "create"],
     arguments: "IMAGE [COMMAND] [ARG...]",
     about: "Create a new container",
-    flags: &[flags::SHARED],
+    flags: &[flags::SHARED, flags::LIMITS],
     arity: Arity::AtLeast(1),
     trailing: true,
     examples: &["create --name job busybox sh -c 'echo done'"],

@@ -187,23 +187,8 @@ fn f04_f05_mount_targets(world: &World, client: &Client) {
     let canary = Canary::new(world, client, "f04");
     let bound = scratch(world, client, "f04").join("bound");
     fs::create_dir(&bound).unwrap();
-    let name = client.unique("f04");
     let flag = format!("{}:/mnt/a/target", bound.display());
-    client
-        .run(&[
-            "create",
-            "--name",
-            &name,
-            "--label",
-            "e2e",
-            "-v",
-            &flag,
-            "--network",
-            "none",
-            "e2e/busybox",
-            "true",
-        ])
-        .exits(0);
+    let name = client.created("f04", &["-v", &flag], &["true"]);
     client.run(&["start", "-a", &name]).exits(0);
     // The folders of a stopped container change under a copy, as a volume's could that others write.
     let upper = client.run(&["inspect", "-f", "{{.Id}}", &name]).exits(0);
@@ -413,21 +398,7 @@ fn f08_hostile_daemon(world: &World, client: &Client) {
 }
 
 fn idle_upload(world: &World, client: &Client) {
-    let name = client.unique("idle");
-    client
-        .run(&[
-            "create",
-            "--name",
-            &name,
-            "--label",
-            "e2e",
-            "--network",
-            "none",
-            "e2e/busybox",
-            "sleep",
-            "1000",
-        ])
-        .exits(0);
+    let name = client.created("idle", &[], &["sleep", "1000"]);
     let mut upload = UnixStream::connect(world.socket()).unwrap();
     let head = format!(
         "PUT /containers/{name}/archive?path=/ HTTP/1.1\r\nHost: engine\r\nContent-Length: 1000000\r\n\r\n"
