@@ -158,7 +158,7 @@ fn f02_f03_traps(world: &World, client: &Client) {
     let plain = archive(&[(Kind::File, "file", "")]);
     fs::write(here.join("plain.tar"), &plain).unwrap();
     let path = format!("/containers/{name}/archive?path=/in");
-    for (program, works) in [("gzip", true), ("zstd", true), ("xz", false), ("bzip2", false)] {
+    for program in ["gzip", "zstd", "xz", "bzip2"] {
         let out = std::process::Command::new(program).arg("-c").arg(here.join("plain.tar")).output();
         let Ok(out) = out else {
             println!("SKIP f03 with {program}: not installed");
@@ -166,11 +166,7 @@ fn f02_f03_traps(world: &World, client: &Client) {
         };
         let (status, answer) = send(world.socket(), "PUT", &path, &out.stdout);
         let answer = String::from_utf8_lossy(&answer);
-        if works {
-            assert_eq!(status, 200, "{program}: {answer}");
-        } else {
-            assert!(status >= 400 && answer.contains(program), "{program}: {answer}");
-        }
+        assert_eq!(status, 200, "{program}: {answer}");
     }
     let (status, _) = send(world.socket(), "GET", &format!("/containers/{name}/archive?path=/etc"), b"");
     assert_eq!(status, 200);
