@@ -11,7 +11,7 @@ use tokio::time::{Duration, timeout};
 
 use crate::App;
 use crate::config;
-use crate::container::{Creation, api_socket, creation, flags};
+use crate::container::{Creation, api_socket, creation, flags, proxies};
 use crate::failure::{Failure, describe, file_error};
 use crate::output;
 use crate::session::{Plan, Session};
@@ -189,6 +189,12 @@ async fn create_container(
     let detached = purpose == Purpose::Detach;
     let mut creation =
         creation(args, detached, terminal::size()).map_err(|reason| refused(app, args, command, &reason))?;
+    let file = config::file(&app.global)?;
+    let env = &mut creation.request.config.env;
+    proxies::add(env.get_or_insert_default(), &file.proxies, &client.endpoint().to_string());
+    if creation.platform.is_empty() {
+        creation.platform = std::env::var("DOCKER_DEFAULT_PLATFORM").unwrap_or_default();
+    }
     let pull = args.text("pull");
     if !matches!(pull, "" | "always" | "missing" | "never") {
         let reason =
@@ -201,7 +207,6 @@ async fn create_container(
     }
     let mut keys = None;
     if args.on("use-api-socket") {
-        let file = config::file(&app.global)?;
         keys = api_socket::prepare(&mut creation, client.endpoint(), &file)
             .map_err(|reason| early(app, args, &reason))?;
     }

@@ -15,6 +15,7 @@
 
 mod api;
 mod cases;
+mod configured;
 mod confinement;
 mod debian;
 mod external;
@@ -54,6 +55,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(debian::ALL)
         .chain(reach::ALL)
         .chain(run::ALL)
+        .chain(configured::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
