@@ -272,7 +272,7 @@ fn keys(global: &Global) -> Result<Tls, Failure> {
     } else {
         None
     };
-    Ok(Tls { insecure: !verify, ca, identity })
+    Ok(Tls { insecure: !verify, ca, extra: None, identity })
 }
 
 /// Docker's socket under Docker's name, ours otherwise.
