@@ -18,6 +18,7 @@ pub mod host;
 pub mod image;
 pub mod message;
 pub mod network;
+pub mod registry;
 pub mod stats;
 pub mod system;
 pub mod usage;

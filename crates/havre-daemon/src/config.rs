@@ -12,7 +12,7 @@ use crate::DaemonError;
 use crate::hosts::{self, ADVICE, Asked, Host};
 use crate::options::{self, OptionError, Values};
 use crate::tls::Tls;
-use crate::{runtimes, values};
+use crate::{registries, runtimes, values};
 
 /// Everything the daemon is told.
 #[derive(Debug, Clone)]
@@ -40,7 +40,9 @@ pub(crate) struct Config {
     pub(crate) features: BTreeMap<String, bool>,
     /// Folders with descriptions of devices.
     cdi_dirs: Vec<PathBuf>,
+    /// With their credentials.
     pub(crate) proxies: [String; 3],
+    pub(crate) registries: registries::Asked,
     /// Seconds for the shutdown; none waits for ever.
     pub(crate) shutdown_timeout: Option<u64>,
     pub(crate) live: Reloadable,
@@ -162,6 +164,10 @@ impl Config {
         };
         let oldest = last("min-api-version").or_else(|| environment("DOCKER_MIN_API_VERSION"));
         let asked_for_group = last("group");
+        let proxies = values::proxies(&last, all("proxies"), &environment)?;
+        let registries = registries::Asked::read(all("registry-mirror"), all("insecure-registry"), &number)?;
+        // Refused here, so that a validation finds them.
+        drop(registries.settings(&proxies)?);
         Ok(Self {
             hosts,
             tls: asked.encrypts().then(|| certificates(asked, &last, &environment)),
@@ -184,7 +190,8 @@ impl Config {
             rlimits: values::ulimits(all("default-ulimit"))?,
             features: values::features(all("feature"))?,
             cdi_dirs: values::cdi_folders(all("cdi-spec-dir")),
-            proxies: values::proxies(&last, all("proxies"), &environment)?,
+            proxies,
+            registries,
             // Docker's: negative waits for ever.
             shutdown_timeout: u64::try_from(number("shutdown-timeout").unwrap_or(15)).ok(),
             live,

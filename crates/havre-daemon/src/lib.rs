@@ -10,6 +10,7 @@ mod listen;
 mod log;
 mod notify;
 mod options;
+mod registries;
 mod reload;
 mod runtimes;
 mod tls;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use havre_engine::spec::SeccompSpec;
 use havre_engine::{Engine, EngineError, Live, Settings};
 use havre_image::{ImageError, Images};
+use havre_registry::Registries;
 use havre_server::{Info, Limits, Server};
 use havre_store::StoreError;
 use havre_store::db::Db;
@@ -195,7 +197,9 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
     // Sockets that cannot be opened are found before containers are touched.
     let listeners = Listeners::open(&config).await?;
     let mut files = Files(listeners.paths());
-    let images = Arc::new(Images::open(&config.data_root, Arc::clone(&db))?);
+    let registries = Arc::new(Registries::new(config.registries.settings(&config.proxies)?));
+    let images = Arc::new(Images::open(&config.data_root, Arc::clone(&db), registries)?);
+    images.set_transfers(config.registries.downloads, config.registries.uploads);
     let settings = Settings {
         data_root: config.data_root.clone(),
         exec_root: config.exec_root.clone(),
@@ -274,7 +278,9 @@ fn info(config: &Config, id: String) -> Info {
         storage_driver: "overlay2".to_owned(),
         oldest: config.oldest,
         warnings: config.warnings.clone(),
-        proxies: config.proxies.clone(),
+        proxies: config.proxies.clone().map(|url| values::without_password(&url)),
+        mirrors: config.registries.mirrors.clone(),
+        insecure_registries: config.registries.insecure.clone(),
         defaults: config.defaults.clone(),
     }
 }

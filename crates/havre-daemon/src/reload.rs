@@ -39,7 +39,11 @@ impl Reloader {
 
     fn try_reload(&mut self, engine: &Engine, server: &Server) -> Result<(), DaemonError> {
         let new = Config::load(self.flags.clone(), self.as_dockerd)?;
+        let registries = new.registries.settings(&new.proxies)?;
+        engine.images.registries().configure(registries);
+        engine.images.set_transfers(new.registries.downloads, new.registries.uploads);
         let config = &mut self.config;
+        config.registries = new.registries;
         config.debug = new.debug;
         config.log_level = new.log_level;
         config.labels = new.labels;
@@ -73,9 +77,11 @@ fn attributes(config: &Config) -> BTreeMap<String, String> {
         ("debug", config.debug.to_string()),
         ("labels", json!(config.labels).to_string()),
         ("live-restore", "true".to_owned()),
-        ("max-concurrent-downloads", "3".to_owned()),
-        ("max-concurrent-uploads", "5".to_owned()),
-        ("max-download-attempts", "5".to_owned()),
+        ("max-concurrent-downloads", config.registries.downloads.to_string()),
+        ("max-concurrent-uploads", config.registries.uploads.to_string()),
+        ("max-download-attempts", config.registries.tries.to_string()),
+        ("registry-mirrors", json!(config.registries.mirrors).to_string()),
+        ("insecure-registries", json!(config.registries.insecure).to_string()),
         ("default-stop-timeout", config.live.stop_timeout.to_string()),
         ("shutdown-timeout", shutdown),
         ("default-runtime", config.live.default_runtime.clone()),

@@ -128,7 +128,7 @@ pub(crate) fn features(texts: &[String]) -> Result<BTreeMap<String, bool>> {
 }
 
 /// The proxies for HTTP and HTTPS, and what goes around them: flags, else the file's `proxies`, else the
-/// environment. Credentials are not for everybody who may ask for them.
+/// environment.
 pub(crate) fn proxies(
     last: &impl Fn(&str) -> Option<String>,
     of_file: &[String],
@@ -147,16 +147,16 @@ pub(crate) fn proxies(
     }
     Ok(known.map(|name| {
         let variable = name.replace('-', "_");
-        let value = last(name)
+        last(name)
             .or_else(|| file.get(name).map(|value| (*value).to_owned()))
             .or_else(|| environment(&variable.to_ascii_uppercase()))
             .or_else(|| environment(&variable))
-            .unwrap_or_default();
-        without_password(&value)
+            .unwrap_or_default()
     }))
 }
 
-fn without_password(url: &str) -> String {
+/// What of a proxy is for everybody who may ask.
+pub(crate) fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let end = rest.find('/').unwrap_or(rest.len());
     match rest.get(..end).and_then(|authority| authority.rsplit_once('@')) {
@@ -227,7 +227,11 @@ mod tests {
         let none = |_: &str| None;
         let file = strings(&["http-proxy=http://user:secret@proxy:3128/x", "no-proxy=localhost"]);
         let proxies = proxies(&none, &file, &none).unwrap();
-        assert_eq!(proxies, ["http://xxxxx:xxxxx@proxy:3128/x", "", "localhost"]);
+        assert_eq!(proxies[0], "http://user:secret@proxy:3128/x");
+        assert_eq!(
+            proxies.map(|text| without_password(&text)),
+            ["http://xxxxx:xxxxx@proxy:3128/x", "", "localhost"]
+        );
         assert!(super::proxies(&none, &strings(&["ftp-proxy=x"]), &none).is_err());
     }
 

@@ -85,6 +85,30 @@ pub enum ImageError {
     /// The receiver of an archive went away.
     #[error("cannot write the archive")]
     Save(#[source] io::Error),
+    /// There is nothing to push.
+    #[error("An image does not exist locally with the tag: {0}")]
+    Absent(String),
+    /// A document from a registry.
+    #[error("invalid document {name} from the registry")]
+    Remote {
+        /// Its digest.
+        name: String,
+        /// Why.
+        #[source]
+        source: InvalidDocument,
+    },
+    /// There is no such thing at the registry.
+    #[error("{0}")]
+    Missing(String),
+    /// The registry does not let us.
+    #[error("{0}")]
+    Denied(String),
+    /// What the registry has is no image we can use.
+    #[error("{0}")]
+    Pull(String),
+    /// The registry failed, refused, or lied.
+    #[error(transparent)]
+    Registry(#[from] havre_registry::RegistryError),
     /// The store failed, or refused what it was given.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -99,7 +123,7 @@ impl From<havre_store::ArchiveError> for ImageError {
 impl Classify for ImageError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::Absent(_) | Self::Missing(_) | Self::Denied(_) => ErrorKind::NotFound,
             Self::Ambiguous(_)
             | Self::Reference(_)
             | Self::TagWithDigest
@@ -107,12 +131,15 @@ impl Classify for ImageError {
             | Self::Archive(_)
             | Self::Document { .. }
             | Self::Platform(_)
+            | Self::Remote { .. }
+            | Self::Pull(_)
             | Self::Change(_)
             | Self::Filter(_)
             | Self::FilterValue { .. } => ErrorKind::InvalidParameter,
             Self::ReferenceInUse { .. } | Self::InUse { .. } => ErrorKind::Conflict,
             Self::Hello(_) | Self::Save(_) => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
+            Self::Registry(error) => error.kind(),
         }
     }
 }

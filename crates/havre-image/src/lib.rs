@@ -1,4 +1,4 @@
-//! Images: names to configurations and layers; load, import, save, tag, list, remove, and the embedded one.
+//! Images: names to configurations and layers; pull, load, import, save, tag, list, remove, and the embedded one.
 //!
 //! An image's id is the digest of its configuration, as in Docker. Layers are shared by the digest of their
 //! archives. What is asked is answered from memory; the database is for the next start.
@@ -6,7 +6,7 @@
 //! Invariants: a recorded image has its configuration and all its layers on disk; a name leads to a recorded
 //! image; what neither an image, a container nor a running operation needs is removed. No lock is held while
 //! an archive is read or written.
-//! Not here: containers (the caller says who uses an image), mounting, registries.
+//! Not here: containers (the caller says who uses an image), mounting, the protocol of registries.
 
 mod archive;
 pub mod change;
@@ -16,6 +16,9 @@ mod filter;
 mod hello;
 mod import;
 mod prune;
+mod pull;
+mod push;
+mod remote;
 mod remove;
 mod save;
 mod state;
@@ -27,26 +30,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use havre_base::{Clock, ContainerId, SystemClock, Timestamp};
 use havre_oci::image::{History, ImageConfig};
 use havre_oci::{Digest, Reference};
+use havre_registry::Registries;
 use havre_store::{Batch, Content, Db, Snapshots, Table};
+use tokio::sync::Semaphore;
 
 pub use archive::{LoadEvent, Loaded};
 pub use commit::CommitSpec;
 pub use error::ImageError;
 pub use filter::{ListSpec, point_in_time};
+pub use havre_registry::{Credentials, DOCKER_HUB, HUB_KEY, RegistryError, SearchSpec};
 pub use hello::HELLO_LABEL;
 pub use import::ImportSpec;
 pub use prune::PruneSpec;
+use pull::Downloads;
+pub use pull::{PullEvent, PullSpec, Reports, Step};
+pub use push::{PushEvent, PushReports, PushSpec, PushStep};
+pub use remote::Remote;
 pub use remove::{ImageUser, Removed};
-use state::{ImageRecord, Known, State};
+use state::{ImageRecord, Known, KnownBlob, State};
 
 const IMAGES: Table = Table("images");
 const TAGS: Table = Table("tags");
+const BLOBS: Table = Table("layer-blobs");
 const WRITABLES: Table = Table("writable-layers");
 
+/// How many layers come at the same time, unless the administrator says otherwise: as many as with Docker.
+const AT_ONCE: usize = 3;
 /// Overlayfs takes this many lower layers (`OVL_MAX_STACK`).
 const MAX_LAYERS: usize = 500;
 
 type Result<T> = std::result::Result<T, ImageError>;
+
+/// Runs what may block beside what must not.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ImageError::Pull(format!("the image service failed: {error}"))),
+    }
+}
 
 /// An image, as one needs it to make a container.
 #[derive(Debug, Clone)]
@@ -112,6 +133,10 @@ pub struct Images {
     db: Arc<Db>,
     content: Content,
     snapshots: Snapshots,
+    registries: Arc<Registries>,
+    downloads: Downloads,
+    /// How many layers go to registries at the same time.
+    uploads: Mutex<Arc<Semaphore>>,
     /// Below the writable layer of an image that has no layers.
     empty: PathBuf,
     /// Protects what is known; held for a few lines, and around a commit to the database so that changes
@@ -121,7 +146,7 @@ pub struct Images {
 
 impl Images {
     /// Opens the images in `data_root`. An image whose files are not all there is forgotten, with a warning.
-    pub fn open(data_root: &Path, db: Arc<Db>) -> Result<Self> {
+    pub fn open(data_root: &Path, db: Arc<Db>, registries: Arc<Registries>) -> Result<Self> {
         let content = Content::open(&data_root.join("content"))?;
         let snapshots = Snapshots::open(&data_root.join("snapshots"))?;
         let empty = snapshots.empty_layer()?;
@@ -144,6 +169,12 @@ impl Images {
                 _ => forget = forget.delete(TAGS, &key),
             }
         }
+        for (key, blobs) in db.load::<Vec<KnownBlob>>(BLOBS)? {
+            match Digest::parse(&key) {
+                Ok(layer) if snapshots.layer(&layer).is_some() => drop(state.blobs.insert(layer, blobs)),
+                _ => forget = forget.delete(BLOBS, &key),
+            }
+        }
         for (key, layers) in db.load::<Vec<Digest>>(WRITABLES)? {
             match ContainerId::parse(&key) {
                 Ok(container) => drop(state.writables.insert(container, layers)),
@@ -153,7 +184,9 @@ impl Images {
         if !forget.is_empty() {
             db.commit(forget)?;
         }
-        Ok(Self { db, content, snapshots, empty, state: Mutex::new(state) })
+        let downloads = Downloads::new(AT_ONCE);
+        let uploads = Mutex::new(Arc::new(Semaphore::new(push::AT_ONCE)));
+        Ok(Self { db, content, snapshots, registries, downloads, uploads, empty, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -310,6 +343,38 @@ impl Images {
         if tags.is_empty() { Ok(()) } else { self.set_tags(&mut state, tags) }
     }
 
+    /// Records an image that came from a registry, and in which form its layers are there.
+    fn add_pulled(&self, mut known: Known, blobs: Vec<(Digest, KnownBlob)>) -> Result<()> {
+        let mut state = self.state();
+        if let Some(old) = state.images.get(&known.id) {
+            let mut record = old.record.clone();
+            record.documents.retain(|digest| !known.record.documents.contains(digest));
+            record.documents.append(&mut known.record.documents);
+            known.record = record;
+        }
+        let mut batch = Batch::new().put(IMAGES, &known.id.to_string(), &known.record);
+        for (layer, blob) in blobs {
+            let all = state.blobs.entry(layer.clone()).or_default();
+            KnownBlob::join(all, blob);
+            batch = batch.put(BLOBS, &layer.to_string(), all);
+        }
+        self.db.commit(batch)?;
+        state.images.insert(known.id.clone(), known);
+        Ok(())
+    }
+
+    /// How many layers may come from registries, and go to them, at the same time.
+    pub fn set_transfers(&self, downloads: usize, uploads: usize) {
+        self.downloads.allow(downloads);
+        *self.uploads.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Semaphore::new(uploads));
+    }
+
+    /// The registries that images come from.
+    #[must_use]
+    pub const fn registries(&self) -> &Arc<Registries> {
+        &self.registries
+    }
+
     /// The layers of an image, topmost first; never empty.
     pub fn lowers(&self, image: &Digest) -> Result<Vec<PathBuf>> {
         let state = self.state();
@@ -370,7 +435,7 @@ impl Images {
             }
         }
         for blob in self.content.list() {
-            if !state.images.contains_key(&blob) && !state.pins.contains_key(&blob) {
+            if !state.content_is_needed(&blob) {
                 self.content.remove(&blob)?;
             }
         }

@@ -152,8 +152,10 @@ impl Images {
                 removed.push(Removed::Layer(chain));
             }
         }
-        if !state.pins.contains_key(&id) {
-            self.content.remove(&id)?;
+        for content in known.record.documents.iter().chain([&id]) {
+            if !state.content_is_needed(content) {
+                self.content.remove(content)?;
+            }
         }
         match known.record.parent {
             Some(parent)

@@ -34,11 +34,6 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(value).map_err(|e| StoreError::Encode(e.into()))?)
 }
 
-/// Whether the text names a repository and neither a tag nor a digest.
-fn is_repository(text: &str) -> bool {
-    !text.contains('@') && text.rsplit_once(':').is_none_or(|(_, after)| after.contains('/'))
-}
-
 impl Images {
     /// Writes the images of these names or ids. A repository without a tag stands for all its tags.
     pub fn save(&self, names: &[String], out: impl Write) -> Result<()> {
@@ -128,7 +123,7 @@ impl Images {
         for name in names {
             let reference = Reference::parse(name).ok();
             let mut found = false;
-            if let Some(wanted) = reference.as_ref().filter(|_| is_repository(name)) {
+            if let Some(wanted) = reference.as_ref().filter(|_| Reference::is_repository(name)) {
                 for (tag, id) in
                     state.tags.iter().filter(|(tag, _)| tag.digest().is_none() && tag.name() == wanted.name())
                 {

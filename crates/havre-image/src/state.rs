@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use havre_base::{ContainerId, Timestamp};
-use havre_oci::image::{ImageConfig, MAX_DOCUMENT};
+use havre_oci::image::{Descriptor, ImageConfig, MAX_DOCUMENT};
 use havre_oci::{Digest, Reference};
-use havre_store::{Content, Snapshots};
+use havre_store::{Content, Snapshots, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::{Image, ImageError, Images};
@@ -18,6 +18,45 @@ pub(crate) struct ImageRecord {
     pub(crate) parent: Option<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_tagged: Option<Timestamp>,
+    /// The manifests, and the indexes above them, by which the image came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) documents: Vec<Digest>,
+}
+
+/// The form in which a layer is at a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownBlob {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) media_type: String,
+    /// Where it is, newest last: `docker.io/library/busybox`.
+    pub(crate) repositories: Vec<String>,
+}
+
+impl KnownBlob {
+    /// How many places are remembered.
+    const PLACES: usize = 20;
+
+    pub(crate) fn of(blob: &Descriptor, reference: &Reference) -> Self {
+        Self {
+            digest: blob.digest.clone(),
+            size: blob.size,
+            media_type: blob.media_type.clone(),
+            repositories: vec![reference.name()],
+        }
+    }
+
+    /// Adds what is known of a layer's blob to what was known.
+    pub(crate) fn join(known: &mut Vec<Self>, new: Self) {
+        let Some(old) = known.iter_mut().find(|old| old.digest == new.digest) else {
+            known.push(new);
+            return;
+        };
+        old.repositories.retain(|place| !new.repositories.contains(place));
+        old.repositories.extend(new.repositories);
+        let surplus = old.repositories.len().saturating_sub(Self::PLACES);
+        old.repositories.drain(..surplus);
+    }
 }
 
 /// An image with its configuration.
@@ -43,6 +82,21 @@ impl Known {
         Some(Self { id, record, sizes: sizes.collect::<Option<_>>()?, config: Arc::new(config) })
     }
 
+    /// An image whose layers are here.
+    pub(crate) fn new(
+        id: Digest,
+        config: ImageConfig,
+        documents: Vec<Digest>,
+        snapshots: &Snapshots,
+    ) -> Result<Self, ImageError> {
+        let size = |layer: &Digest| snapshots.layer(layer).map(|info| info.size);
+        let sizes = config.rootfs.diff_ids.iter();
+        let sizes = sizes.map(|layer| size(layer).ok_or_else(|| StoreError::Missing(layer.clone())));
+        let sizes = sizes.collect::<Result<Vec<u64>, StoreError>>()?;
+        let record = ImageRecord { documents, ..ImageRecord::default() };
+        Ok(Self { id, record, config: Arc::new(config), sizes })
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.sizes.iter().fold(0, |sum, size| sum.saturating_add(*size))
     }
@@ -54,6 +108,8 @@ pub(crate) struct State {
     pub(crate) tags: BTreeMap<Reference, Digest>,
     /// The layers below each container's writable one.
     pub(crate) writables: HashMap<ContainerId, Vec<Digest>>,
+    /// In which form layers are at registries, by diff id.
+    pub(crate) blobs: HashMap<Digest, Vec<KnownBlob>>,
     /// What running operations rely on, and how many do.
     pub(crate) pins: HashMap<Digest, usize>,
 }
@@ -105,6 +161,13 @@ impl State {
             Ok(reference) => ImageError::NotFound(reference.familiar()),
             Err(error) => ImageError::Reference(error),
         })
+    }
+
+    /// Whether some content is an image's configuration or belongs to it.
+    pub(crate) fn content_is_needed(&self, digest: &Digest) -> bool {
+        self.pins.contains_key(digest)
+            || self.images.contains_key(digest)
+            || self.images.values().any(|known| known.record.documents.contains(digest))
     }
 
     pub(crate) fn layer_is_needed(&self, layer: &Digest) -> bool {

@@ -89,6 +89,12 @@ impl Reference {
         Ok(Self { domain: domain.into(), path, tag, digest })
     }
 
+    /// Whether the text names a repository and neither a tag nor a digest.
+    #[must_use]
+    pub fn is_repository(text: &str) -> bool {
+        !text.contains('@') && text.rsplit_once(':').is_none_or(|(_, after)| after.contains('/'))
+    }
+
     /// The registry, `docker.io` by default.
     #[must_use]
     pub fn domain(&self) -> &str {

@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode, header};
 use std::time::{Duration, Instant};
 
 use crate::http::{self, Ask};
-use crate::repository::Repository;
+use crate::repository::{Repository, anywhere};
 use crate::{RegistryError, Result};
 
 /// Fewer bytes than this within `SLOW` count as silence.
@@ -35,13 +35,11 @@ pub struct Blob<'a> {
 impl Repository<'_> {
     /// Whether the repository has a blob, and its length.
     pub async fn has_blob(&self, digest: &Digest) -> Result<Option<u64>> {
-        let asked = self
-            .anywhere(async |endpoint| {
-                let ask = Ask::new(Method::HEAD, endpoint.url(&self.below(&format!("blobs/{digest}"))));
-                let answer = self.send(endpoint, ask).await?;
-                Ok(http::text(&answer, &header::CONTENT_LENGTH).and_then(|text| text.parse().ok()))
-            })
-            .await;
+        let asked = anywhere!(self, endpoint => {
+            let ask = Ask::new(Method::HEAD, endpoint.url(&self.below(&format!("blobs/{digest}"))));
+            let answer = self.send(endpoint, ask).await?;
+            Ok(http::text(&answer, &header::CONTENT_LENGTH).and_then(|text| text.parse().ok()))
+        });
         match asked {
             Err(error) if error.is_not_found() => Ok(None),
             other => other.map(|length| length.or(Some(0))),
@@ -142,17 +140,15 @@ impl Blob<'_> {
     async fn open(&mut self) -> Result<Incoming> {
         let (digest, at, size) = (self.digest.clone(), self.at, self.size);
         let repository = self.repository;
-        let (answer, url) = repository
-            .anywhere(async |endpoint| {
-                let mut ask =
-                    Ask::new(Method::GET, endpoint.url(&repository.below(&format!("blobs/{digest}"))));
-                if at > 0 {
-                    ask = ask.with(header::RANGE, format!("bytes={at}-{}", size - 1));
-                }
-                let url = ask.url.clone();
-                Ok((repository.send(endpoint, ask).await?, url))
-            })
-            .await?;
+        let (answer, url) = anywhere!(repository, endpoint => {
+            let mut ask =
+                Ask::new(Method::GET, endpoint.url(&repository.below(&format!("blobs/{digest}"))));
+            if at > 0 {
+                ask = ask.with(header::RANGE, format!("bytes={at}-{}", size - 1));
+            }
+            let url = ask.url.clone();
+            Ok((repository.send(endpoint, ask).await?, url))
+        })?;
         let lie = |why: String| RegistryError::Protocol { url: url.clone(), why };
         self.skip = 0;
         if answer.status() == StatusCode::PARTIAL_CONTENT {

@@ -127,6 +127,68 @@ pub struct Repository<'a> {
     chosen: AtomicUsize,
 }
 
+/// One question on its way from endpoint to endpoint.
+pub(crate) struct Tour<'a> {
+    repository: &'a Repository<'a>,
+    order: Vec<usize>,
+    at: usize,
+    failed: Option<RegistryError>,
+}
+
+impl<'a> Tour<'a> {
+    /// Whom to ask next.
+    pub(crate) fn next(&mut self) -> Option<&'a Endpoint> {
+        let at = *self.order.get(self.at)?;
+        self.repository.endpoints.get(at)
+    }
+
+    /// What came of it: an answer, or nothing yet.
+    pub(crate) fn heard<T>(&mut self, answer: Result<T>) -> Option<T> {
+        let (at, endpoint) = (*self.order.get(self.at)?, self.next()?);
+        self.at += 1;
+        match answer {
+            Ok(answer) => {
+                self.repository.chosen.store(at, Ordering::Relaxed);
+                Some(answer)
+            }
+            Err(error) => {
+                tracing::debug!(endpoint = endpoint.url(""), %error, "this endpoint does not have it");
+                if endpoint.mirror && error.is_temporary() {
+                    let resting = &self.repository.registries.resting;
+                    let until = Instant::now() + REST;
+                    resting.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.clone(), until);
+                }
+                // The registry has spoken; only if it could not, there may be another way to it.
+                if !endpoint.mirror && !matches!(error, RegistryError::Unreachable { .. }) {
+                    self.at = self.order.len();
+                }
+                self.failed = Some(error);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn failed(self) -> RegistryError {
+        self.failed.unwrap_or_else(|| RegistryError::Setting("there is no endpoint to ask".into()))
+    }
+}
+
+/// Asks one endpoint after the other until one answers. Not a function that takes the question: futures of such a
+/// question could not be sent to another thread.
+macro_rules! anywhere {
+    ($repository:expr, $endpoint:ident => $ask:expr) => {{
+        let mut tour = $repository.tour();
+        loop {
+            let Some($endpoint) = tour.next() else { break Err(tour.failed()) };
+            let answer: crate::Result<_> = async { $ask }.await;
+            if let Some(answer) = tour.heard(answer) {
+                break Ok(answer);
+            }
+        }
+    }};
+}
+pub(crate) use anywhere;
+
 /// What manifests may be.
 const DOCUMENTS: [&str; 4] = [media::DOCKER_MANIFEST, media::DOCKER_LIST, media::MANIFEST, media::INDEX];
 
@@ -136,35 +198,11 @@ impl Repository<'_> {
         format!("{}/{path}", self.path)
     }
 
-    /// Asks one endpoint after the other, the one that answered last first.
-    pub(crate) async fn anywhere<T>(&self, ask: impl AsyncFn(&Endpoint) -> Result<T>) -> Result<T> {
+    /// The endpoints in the order of asking: the one that answered last first.
+    pub(crate) fn tour(&self) -> Tour<'_> {
         let first = self.chosen.load(Ordering::Relaxed);
-        let order = std::iter::once(first).chain((0..self.endpoints.len()).filter(|at| *at != first));
-        let mut failed = None;
-        for at in order {
-            let Some(endpoint) = self.endpoints.get(at) else { continue };
-            match ask(endpoint).await {
-                Ok(answer) => {
-                    self.chosen.store(at, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Err(error) => {
-                    tracing::debug!(endpoint = endpoint.url(""), %error, "this endpoint does not have it");
-                    if endpoint.mirror && error.is_temporary() {
-                        let mut resting =
-                            self.registries.resting.lock().unwrap_or_else(PoisonError::into_inner);
-                        resting.insert(endpoint.clone(), Instant::now() + REST);
-                    }
-                    // The registry has spoken; only if it could not, there may be another way to it.
-                    let final_word = !endpoint.mirror && !matches!(error, RegistryError::Unreachable { .. });
-                    failed = Some(error);
-                    if final_word {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(failed.unwrap_or_else(|| RegistryError::Setting("there is no endpoint to ask".into())))
+        let others = (0..self.endpoints.len()).filter(|at| *at != first);
+        Tour { repository: self, order: std::iter::once(first).chain(others).collect(), at: 0, failed: None }
     }
 
     /// Sends a request until it is answered, proving who asks when that is wanted.
@@ -224,7 +262,7 @@ impl Repository<'_> {
 
     /// A manifest or an index, by tag or digest.
     pub async fn manifest(&self, name: &str) -> Result<Fetched> {
-        self.anywhere(async |endpoint| {
+        anywhere!(self, endpoint => {
             let mut ask = Ask::new(Method::GET, endpoint.url(&self.below(&format!("manifests/{name}"))));
             for kind in DOCUMENTS {
                 ask = ask.with(header::ACCEPT, kind);
@@ -243,12 +281,11 @@ impl Repository<'_> {
             }
             Ok(Fetched { media_type, digest, bytes })
         })
-        .await
     }
 
     /// Digest, media type and length of a manifest, without the manifest; `None` where a registry does not say.
     pub async fn describe(&self, name: &str) -> Result<Option<(Digest, String, u64)>> {
-        self.anywhere(async |endpoint| {
+        anywhere!(self, endpoint => {
             let mut ask = Ask::new(Method::HEAD, endpoint.url(&self.below(&format!("manifests/{name}"))));
             for kind in DOCUMENTS {
                 ask = ask.with(header::ACCEPT, kind);
@@ -258,13 +295,12 @@ impl Repository<'_> {
             let kind = http::text(&answer, &header::CONTENT_TYPE).unwrap_or_default().to_owned();
             Ok(digest_header(&answer).zip(length).map(|(digest, length)| (digest, kind, length)))
         })
-        .await
     }
 
     /// Stores a manifest under a tag or its digest.
     pub async fn put_manifest(&self, name: &str, media_type: &str, bytes: Bytes) -> Result<Digest> {
         let digest = Digest::of_bytes(&bytes);
-        self.anywhere(async |endpoint| {
+        anywhere!(self, endpoint => {
             let mut ask = Ask::new(Method::PUT, endpoint.url(&self.below(&format!("manifests/{name}"))))
                 .with(header::CONTENT_TYPE, media_type);
             ask.body = bytes.clone();
@@ -275,8 +311,7 @@ impl Repository<'_> {
                 }
                 _ => Ok(()),
             }
-        })
-        .await?;
+        })?;
         Ok(digest)
     }
 
@@ -287,7 +322,7 @@ impl Repository<'_> {
             #[serde(default)]
             tags: Option<Vec<String>>,
         }
-        self.anywhere(async |endpoint| {
+        anywhere!(self, endpoint => {
             let first = endpoint.url(&self.below("tags/list"));
             let mut url = first.clone();
             let (mut tags, mut pages) = (Vec::<String>::new(), 0);
@@ -326,22 +361,19 @@ impl Repository<'_> {
                 }
             }
         })
-        .await
     }
 
     /// The index of what refers to a manifest: signatures, attestations. Empty where the registry does not know.
     pub async fn referrers(&self, digest: &Digest, kind: Option<&str>) -> Result<Option<Fetched>> {
         let query = kind.map(|kind| format!("?{}", encoded(std::iter::once(("artifactType", kind)))));
         let path = self.below(&format!("referrers/{digest}{}", query.unwrap_or_default()));
-        let asked = self
-            .anywhere(async |endpoint| {
-                let ask = Ask::new(Method::GET, endpoint.url(&path)).with(header::ACCEPT, media::INDEX);
-                let url = ask.url.clone();
-                let answer = self.send(endpoint, ask).await?;
-                let bytes = http::whole(answer, &url, MAX_DOCUMENT, self.http.settings.silence).await?;
-                Ok(Fetched { media_type: media::INDEX.into(), digest: Digest::of_bytes(&bytes), bytes })
-            })
-            .await;
+        let asked = anywhere!(self, endpoint => {
+            let ask = Ask::new(Method::GET, endpoint.url(&path)).with(header::ACCEPT, media::INDEX);
+            let url = ask.url.clone();
+            let answer = self.send(endpoint, ask).await?;
+            let bytes = http::whole(answer, &url, MAX_DOCUMENT, self.http.settings.silence).await?;
+            Ok(Fetched { media_type: media::INDEX.into(), digest: Digest::of_bytes(&bytes), bytes })
+        });
         match asked {
             // Registries before version 1.1 of the protocol: the index has a tag made of the digest.
             Err(error) if error.is_not_found() => {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::address::Endpoint;
 use crate::auth::encoded;
 use crate::http::{self, Ask};
-use crate::repository::Repository;
+use crate::repository::{Repository, anywhere};
 use crate::{RegistryError, Result};
 
 /// Content that can be read again from some place on.
@@ -59,7 +59,7 @@ impl Repository<'_> {
     pub async fn mount(&self, digest: &Digest, from: &Reference) -> Result<bool> {
         self.auth.widen(format!("repository:{}:pull", from.path()));
         let query = encoded([("mount", digest.to_string().as_str()), ("from", from.path())].into_iter());
-        self.anywhere(async |endpoint| {
+        anywhere!(self, endpoint => {
             let url = endpoint.url(&self.below(&format!("blobs/uploads/?{query}")));
             let answer = self.send(endpoint, Ask::new(Method::POST, url)).await?;
             if answer.status() == StatusCode::CREATED {
@@ -74,25 +74,27 @@ impl Repository<'_> {
             }
             Ok(false)
         })
-        .await
     }
 
     /// Stores a small blob.
     pub async fn put_blob(&self, bytes: Bytes) -> Result<Digest> {
         let digest = Digest::of_bytes(&bytes);
-        self.anywhere(async |endpoint| {
+        anywhere!(self, endpoint => {
             let place = self.begin(endpoint).await?;
             let ask = Ask { body: bytes.clone(), ..self.finish(&place, &digest) };
             let ask = ask.with(header::CONTENT_TYPE, "application/octet-stream");
             self.send_there(endpoint, ask).await.map(drop)
-        })
-        .await?;
+        })?;
         Ok(digest)
     }
 
     /// Stores what `source` reads. `digest` is asked for at its end, when it is known.
-    pub async fn upload(&self, source: &dyn Source, digest: impl AsyncFn() -> Result<Digest>) -> Result<()> {
-        self.anywhere(async |endpoint| {
+    pub async fn upload(
+        &self,
+        source: &dyn Source,
+        digest: impl Fn() -> Result<Digest> + Send + Sync,
+    ) -> Result<()> {
+        anywhere!(self, endpoint => {
             let mut place = self.begin(endpoint).await?;
             let (mut at, mut vain) = (0, 0);
             loop {
@@ -114,10 +116,9 @@ impl Repository<'_> {
                 }
                 (place, at) = (next, received);
             }
-            let digest = digest().await?;
+            let digest = digest()?;
             self.send_there(endpoint, self.finish(&place, &digest)).await.map(drop)
         })
-        .await
     }
 
     async fn begin(&self, endpoint: &Endpoint) -> Result<String> {

@@ -27,6 +27,10 @@ pub struct Info {
     pub warnings: Vec<String>,
     /// Proxies for HTTP, HTTPS, and what goes around them; without credentials.
     pub proxies: [String; 3],
+    /// Mirrors of registries, as the administrator wrote them.
+    pub mirrors: Vec<String>,
+    /// Registries that need no valid certificate, as the administrator wrote them.
+    pub insecure_registries: Vec<String>,
     /// What a request to create a container leaves open.
     pub defaults: Defaults,
 }

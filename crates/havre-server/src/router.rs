@@ -15,7 +15,7 @@ use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
 use crate::routes::{
-    containers, debug, events, execs, files, images, live, streams, system, usage, websocket, why,
+    containers, debug, events, execs, files, images, live, registry, streams, system, usage, websocket, why,
 };
 use crate::{Server, Transport, origin};
 
@@ -159,6 +159,14 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["images", "json"] if get => images::list(server, &call).await,
         ["images", "load"] if post => images::load(server, call).await,
         ["images", "create"] if post => images::create(server, call).await,
+        ["images", "search"] if get => registry::search(server, &call).await,
+        ["images", name @ .., "push"] if post && !name.is_empty() => {
+            registry::push(server, &call, &name.join("/")).await
+        }
+        ["distribution", name @ .., "json"] if get && !name.is_empty() => {
+            registry::distribution(server, &call, &name.join("/")).await
+        }
+        ["auth"] if post => registry::login(server, call).await,
         ["images", "prune"] if post => images::prune(server, &call).await,
         ["images", "get"] if get => images::save_many(server, &call).await,
         ["images", name @ .., "json"] if get && !name.is_empty() => {
@@ -211,11 +219,7 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         return Err(refusal);
     }
     let what = match parts {
-        ["images", "search"] => "searching a registry",
-        ["images", _, .., "push"] => "pushing images",
         ["images", _, .., "attestations"] => "attestations of images",
-        ["auth"] => "logging in to a registry",
-        ["distribution", _, .., "json"] => "inspecting a registry's images",
         ["build", ..] => "building images",
         ["session" | "grpc"] => "BuildKit sessions",
         ["networks", ..] => "networks",

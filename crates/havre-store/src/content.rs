@@ -6,27 +6,38 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use havre_oci::{Digest, Digester};
 
 use crate::{StoreError, folder};
+
+/// What broke off and was not asked for again this long is not kept.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// The content store.
 #[derive(Debug)]
 pub struct Content {
     blobs: PathBuf,
     ingest: PathBuf,
+    partial: PathBuf,
 }
 
 impl Content {
     /// Opens the store in `root`, making it when it is not there, and removes what was being written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self { blobs: root.join("blobs/sha256"), ingest: root.join("ingest") };
+        let store = Self {
+            blobs: root.join("blobs/sha256"),
+            ingest: root.join("ingest"),
+            partial: root.join("partial"),
+        };
         folder::private(root)?;
         folder::private(&root.join("blobs"))?;
         folder::private(&store.blobs)?;
         folder::private(&store.ingest)?;
         folder::empty(&store.ingest);
+        folder::private(&store.partial)?;
+        folder::remove_older(&store.partial, PATIENCE);
         Ok(store)
     }
 
@@ -145,5 +156,64 @@ impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
         // After a commit there is nothing under this name; otherwise the next start removes what stays.
         let _gone = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Content that comes in pieces and may break off: what has come stays for the next try, also after a restart. Nobody
+/// takes it for the content itself: it is digested from its first byte when it is whole.
+#[derive(Debug)]
+pub struct Partial {
+    path: PathBuf,
+    file: File,
+    have: u64,
+}
+
+impl Content {
+    /// Opens what is there of some content, or nothing. One at a time for each digest.
+    pub fn partial(&self, digest: &Digest) -> Result<Partial, StoreError> {
+        let path = self.partial.join(digest.hex());
+        let open = || -> io::Result<(File, u64)> {
+            let file = File::options().read(true).append(true).create(true).open(&path)?;
+            let have = file.metadata()?.len();
+            Ok((file, have))
+        };
+        let (file, have) = open().map_err(|e| StoreError::write(&path, e))?;
+        Ok(Partial { path, file, have })
+    }
+}
+
+impl Partial {
+    /// How much is there.
+    #[must_use]
+    pub const fn have(&self) -> u64 {
+        self.have
+    }
+
+    /// Forgets what is there.
+    pub fn restart(&mut self) -> Result<(), StoreError> {
+        self.file.set_len(0).map_err(|e| StoreError::write(&self.path, e))?;
+        self.have = 0;
+        Ok(())
+    }
+
+    /// Reads what is there from its start; writing goes on at the end.
+    pub fn reader(&self) -> Result<impl Read + Send + 'static, StoreError> {
+        let file = File::open(&self.path).map_err(|e| StoreError::read(&self.path, e))?;
+        Ok(file.take(self.have))
+    }
+
+    /// Removes it: it is not wanted any more.
+    pub fn remove(self) -> Result<(), StoreError> {
+        folder::remove(&self.path)
+    }
+}
+
+impl Write for Partial {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

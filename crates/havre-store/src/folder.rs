@@ -69,6 +69,17 @@ pub(crate) fn empty(path: &Path) {
     }
 }
 
+/// Removes what was not changed for `age`, and goes on after failures.
+pub(crate) fn remove_older(path: &Path, age: std::time::Duration) {
+    for name in names(path) {
+        let path = path.join(name);
+        let changed = path.symlink_metadata().and_then(|meta| meta.modified()).ok();
+        if changed.and_then(|at| at.elapsed().ok()).is_none_or(|since| since > age) {
+            let _later = remove(&path);
+        }
+    }
+}
+
 /// The names in the folder.
 pub(crate) fn names(path: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();

@@ -15,7 +15,7 @@ pub mod snapshot;
 pub mod stream;
 pub use havre_archive::{ArchiveError, tar};
 
-pub use content::{BlobWriter, Content};
+pub use content::{BlobWriter, Content, Partial};
 pub use db::{Batch, Db, Table};
 pub use error::StoreError;
 pub use extract::Limits;

@@ -16,7 +16,6 @@ const fn opt(
 }
 
 const NO_CONTAINERD: Rule = Meaningless("there is no containerd");
-const NO_PULLS: Rule = Only(&[]);
 const NO_NETWORKS: Rule = Only(&[]);
 
 /// Every option of dockerd.
@@ -191,7 +190,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         None,
         "insecure-registries",
         List,
-        NO_PULLS,
+        Used,
         "Enable insecure registry communication",
     ),
     opt(
@@ -275,7 +274,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         None,
         "max-concurrent-downloads",
         Int,
-        Only(&["3"]),
+        Used,
         "Set the max concurrent downloads",
     ),
     opt(
@@ -283,7 +282,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         None,
         "max-concurrent-uploads",
         Int,
-        Only(&["5"]),
+        Used,
         "Set the max concurrent uploads",
     ),
     opt(
@@ -291,7 +290,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         None,
         "max-download-attempts",
         Int,
-        Only(&["5"]),
+        Used,
         "Set the max download attempts for each pull",
     ),
     opt(
@@ -346,7 +345,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         Meaningless("the log has full time stamps and no colours anyway"),
         "Full timestamps without ANSI coloring",
     ),
-    opt("registry-mirror", None, "registry-mirrors", List, NO_PULLS, "Preferred registry mirror"),
+    opt("registry-mirror", None, "registry-mirrors", List, Used, "Preferred registry mirror"),
     opt("restart", None, "", Bool, Only(&["true"]), "Deprecated in favour of restart policies on run"),
     opt("rootless", None, "", Bool, Only(&["false"]), "Enable rootless mode"),
     opt(

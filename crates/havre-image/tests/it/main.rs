@@ -11,6 +11,7 @@ use std::sync::Arc;
 use havre_image::{ImageUser, Images};
 use havre_oci::image::{History, ImageConfig, RootFs};
 use havre_oci::{Digest, Platform};
+use havre_registry::{Registries, Settings};
 use havre_store::Db;
 use havre_store::tar::{Entry, Kind, TarWriter};
 
@@ -26,7 +27,9 @@ pub(crate) fn world() -> World {
 }
 
 fn open(folder: &Path) -> Images {
-    Images::open(folder, Arc::new(Db::open(&folder.join("state.db")).unwrap())).unwrap()
+    let registries = Registries::new(Settings { certs: folder.into(), ..Settings::default() });
+    let db = Arc::new(Db::open(&folder.join("state.db")).unwrap());
+    Images::open(folder, db, Arc::new(registries)).unwrap()
 }
 
 impl World {

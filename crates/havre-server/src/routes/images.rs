@@ -28,7 +28,7 @@ use crate::Server;
 use crate::body::{self, Answer, Sink};
 use crate::error::Refusal;
 use crate::router::Call;
-use crate::routes::platform;
+use crate::routes::{platform, registry};
 use crate::versions::{self, Shape};
 
 type Handled = Result<Answer, Refusal>;
@@ -114,7 +114,7 @@ fn names(list: &[String]) -> Option<Vec<String>> {
     Some(list.to_vec())
 }
 
-fn filters(call: &Call) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
+pub(super) fn filters(call: &Call) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
     let filters = Filters::parse(call.query.get("filters").unwrap_or(""))
         .map_err(|error| Refusal::invalid(error.to_string()))?;
     Ok(filters
@@ -267,7 +267,7 @@ pub(crate) async fn history(server: &Server, call: &Call, name: &str) -> Handled
     Ok(body::json(&lines.iter().map(item).collect::<Vec<_>>()))
 }
 
-fn happened(engine: &Engine, action: &str, id: &str, name: &str) {
+pub(super) fn happened(engine: &Engine, action: &str, id: &str, name: &str) {
     engine.events.publish("image", action, id, BTreeMap::from([("name".to_owned(), name.to_owned())]));
 }
 
@@ -396,13 +396,11 @@ pub(crate) async fn load(server: &Server, call: Call) -> Handled {
     Ok(answer)
 }
 
-/// `docker import` with `fromSrc=-`; pulling waits for the registry client.
+/// `docker pull`, and `docker import` with `fromSrc=-`.
 pub(crate) async fn create(server: &Server, call: Call) -> Handled {
     let query = &call.query;
-    if let Some(image) = query.get("fromImage").filter(|image| !image.is_empty()) {
-        return Err(Refusal::not_yet(&format!(
-            "pulling images from a registry ({image}); use docker load or docker import"
-        )));
+    if query.get("fromImage").is_some_and(|image| !image.is_empty()) {
+        return registry::pull(server, &call).await;
     }
     match query.get("fromSrc") {
         Some("-") => {}

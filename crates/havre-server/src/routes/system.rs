@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use havre_api::ApiVersion;
 use havre_api::system::{
-    Commit, Component, DeviceInfo, InfoResponse, PlatformName, PluginsInfo, Runtime, SwarmInfo,
-    VersionResponse,
+    Commit, Component, DeviceInfo, IndexInfo, InfoResponse, PlatformName, PluginsInfo, RegistryConfig,
+    Runtime, SwarmInfo, VersionResponse,
 };
 use havre_base::{Clock as _, SystemClock};
 use havre_engine::{OWN_RUNTIME, Reloadable};
@@ -111,6 +111,24 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
     let folders = &engine.settings.cdi_folders;
     let devices = folders.as_deref().map(havre_engine::discovered_devices).unwrap_or_default();
     let [http, https, no_proxy] = &info.proxies;
+    let (networks, hosts): (Vec<String>, Vec<String>) =
+        info.insecure_registries.iter().cloned().partition(|entry| entry.contains('/'));
+    let index = |name: &str, secure, official| {
+        let mirrors = if official { info.mirrors.clone() } else { Vec::new() };
+        (name.to_owned(), IndexInfo { name: name.to_owned(), mirrors, secure, official })
+    };
+    let registries = RegistryConfig {
+        // Loopback is trusted by itself.
+        insecure_registry_cidrs: ["::1/128", "127.0.0.0/8"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(networks)
+            .collect(),
+        index_configs: std::iter::once(index("docker.io", true, true))
+            .chain(hosts.iter().map(|host| index(host, false, false)))
+            .collect(),
+        mirrors: (!info.mirrors.is_empty()).then(|| info.mirrors.clone()),
+    };
     let shown = InfoResponse {
         id: info.id.clone(),
         containers: total,
@@ -118,6 +136,8 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
         containers_paused: paused,
         containers_stopped: total - running - paused,
         images: i64::try_from(images).unwrap_or(i64::MAX),
+        index_server_address: havre_image::HUB_KEY.to_owned(),
+        registry_config: Some(registries),
         driver: info.storage_driver.clone(),
         driver_status: Some(Vec::new()),
         plugins: PluginsInfo {

@@ -1,0 +1,417 @@
+//! Images from registries: from a name to a manifest, a configuration and layers.
+//!
+//! What a tag leads to is asked once; from there on everything goes by digest. Layers come several at a time, each
+//! verified and extracted while it comes; what broke off goes on at the next try.
+//!
+//! Invariants: an image is recorded when all of it is on disk, whole and verified; a pull that fails or is given up leaves
+//! nothing but what helps the next one.
+
+mod choose;
+mod layer;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use havre_oci::image::{Descriptor, Document, ImageConfig, MAX_DOCUMENT, Manifest};
+use havre_oci::{Digest, Platform, Reference};
+use havre_registry::{Access, Credentials, Fetched, Repository};
+use havre_store::Pending;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::state::{Known, KnownBlob, Pins};
+use crate::{ImageError, Images, MAX_LAYERS, Result};
+
+/// Between two reports of a layer's progress.
+const REPORT: Duration = Duration::from_millis(100);
+
+/// What to pull.
+#[derive(Debug, Clone)]
+pub struct PullSpec {
+    /// The image; every tag of its repository when `all_tags`.
+    pub reference: Reference,
+    /// Every tag.
+    pub all_tags: bool,
+    /// For which platform; none is this machine's, or whatever there is only one of.
+    pub platform: Option<Platform>,
+    /// Who asks.
+    pub credentials: Credentials,
+}
+
+/// What happens while an image is pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// An image begins to come.
+    From {
+        /// The repository, as users write it.
+        repository: String,
+        /// Its tag or digest.
+        name: String,
+    },
+    /// Something about a layer; the digest is that of the blob.
+    Layer(Digest, Step),
+    /// An image is here.
+    Done {
+        /// Its name.
+        reference: Reference,
+        /// What the name led to.
+        digest: Digest,
+        /// Its id.
+        image: Digest,
+        /// Whether it was not here before.
+        newer: bool,
+    },
+}
+
+/// What happens to a layer. Bytes are those of the blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It is wanted.
+    Wanted,
+    /// Others come first.
+    Waiting,
+    /// It is here already.
+    Exists,
+    /// It comes, and is extracted meanwhile.
+    Downloading {
+        /// So many bytes are here.
+        have: u64,
+        /// Of so many.
+        of: u64,
+    },
+    /// All of it is here.
+    Downloaded,
+    /// It is extracted; it counts when the image does.
+    Complete,
+}
+
+/// Where events go. One that nobody takes in time holds the pull up, except for mere progress.
+#[derive(Debug, Clone)]
+pub struct Reports(mpsc::Sender<PullEvent>);
+
+impl Reports {
+    /// A place for events, and where they come out.
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<PullEvent>) {
+        let (sender, receiver) = mpsc::channel(64);
+        (Self(sender), receiver)
+    }
+
+    async fn tell(&self, event: PullEvent) {
+        // Nobody listens: then nobody needs to know.
+        self.0.send(event).await.unwrap_or(());
+    }
+
+    async fn step(&self, blob: &Digest, step: Step) {
+        self.tell(PullEvent::Layer(blob.clone(), step)).await;
+    }
+
+    fn progress(&self, blob: &Digest, have: u64, of: u64, last: &mut Instant) {
+        if last.elapsed() >= REPORT {
+            *last = Instant::now();
+            self.0.try_send(PullEvent::Layer(blob.clone(), Step::Downloading { have, of })).unwrap_or(());
+        }
+    }
+}
+
+/// What pulls share: how many layers come at the same time, and that each comes once.
+#[derive(Debug)]
+pub(crate) struct Downloads {
+    places: Mutex<Arc<Semaphore>>,
+    coming: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Downloads {
+    pub(crate) fn new(at_once: usize) -> Self {
+        Self { places: Mutex::new(Arc::new(Semaphore::new(at_once))), coming: Mutex::default() }
+    }
+
+    /// How many layers may come at the same time from now on.
+    pub(crate) fn allow(&self, at_once: usize) {
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Semaphore::new(at_once));
+    }
+
+    pub(crate) fn places(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.places.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes these blobs for one pull: another that wants them too waits, and finds them here then. In the order of their
+    /// digests, so that two pulls never wait for each other.
+    async fn take(&self, blobs: &[&Descriptor]) -> Vec<tokio::sync::OwnedMutexGuard<()>> {
+        let locks: Vec<_> = {
+            let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+            coming.retain(|_, lock| Arc::strong_count(lock) > 1);
+            let mut digests: Vec<&Digest> = blobs.iter().map(|blob| &blob.digest).collect();
+            digests.sort();
+            digests.dedup();
+            digests.into_iter().map(|digest| Arc::clone(coming.entry(digest.clone()).or_default())).collect()
+        };
+        let mut guards = Vec::new();
+        for lock in locks {
+            guards.push(lock.lock_owned().await);
+        }
+        guards
+    }
+}
+
+/// An image as the registry describes it.
+struct Plan {
+    manifest: Manifest,
+    config: ImageConfig,
+    /// The configuration as it came, and its digest: the image's id.
+    id: Digest,
+    config_text: Bytes,
+    /// The manifest, behind the index it was chosen from if there was one.
+    documents: Vec<Fetched>,
+}
+
+impl Images {
+    /// Pulls images. Dropping the future gives it up.
+    pub async fn pull(self: &Arc<Self>, spec: &PullSpec, reports: &Reports) -> Result<()> {
+        let registries = Arc::clone(&self.registries);
+        let repository = registries.repository(&spec.reference, Access::Pull, spec.credentials.clone()).await;
+        if !spec.all_tags {
+            return self.pull_one(spec, &spec.reference, &repository, reports).await;
+        }
+        let tags = repository.tags().await.map_err(|error| refused(&spec.reference, error))?;
+        for tag in tags {
+            self.pull_one(spec, &spec.reference.at_tag(&tag)?, &repository, reports).await?;
+        }
+        Ok(())
+    }
+
+    async fn pull_one(
+        self: &Arc<Self>,
+        spec: &PullSpec,
+        reference: &Reference,
+        repository: &Repository<'_>,
+        reports: &Reports,
+    ) -> Result<()> {
+        let by_digest = reference.digest().map(ToString::to_string);
+        let name = by_digest.or_else(|| reference.tag().map(str::to_owned)).unwrap_or_default();
+        let top = repository.manifest(&name).await.map_err(|error| refused(reference, error))?;
+        let digest = top.digest.clone();
+        let from = PullEvent::From { repository: familiar_path(reference), name };
+        reports.tell(from).await;
+        let done = |image: Digest, newer| PullEvent::Done {
+            reference: reference.clone(),
+            digest: digest.clone(),
+            image,
+            newer,
+        };
+        let named = reference.at_digest(digest.clone());
+        if let Some(image) = self.known_as(&named, spec.platform.as_ref()) {
+            // Its content is here; only the tag may be new or lead elsewhere.
+            let newer = self.name(reference, &named, &image)?;
+            reports.tell(done(image, newer)).await;
+            return Ok(());
+        }
+        let plan = self.plan(top, repository, spec.platform.as_ref(), reference).await?;
+        let pins = Pins::new(self);
+        pins.pin(&plan.id);
+        plan.config.rootfs.diff_ids.iter().for_each(|layer| pins.pin(layer));
+        let layers: Vec<(&Descriptor, &Digest)> =
+            plan.manifest.layers.iter().zip(&plan.config.rootfs.diff_ids).collect();
+        for (blob, layer) in &layers {
+            let here = self.snapshots.layer(layer).is_some();
+            reports.step(&blob.digest, if here { Step::Exists } else { Step::Wanted }).await;
+        }
+        let missing: Vec<(&Descriptor, &Digest)> =
+            layers.iter().copied().filter(|(_, layer)| self.snapshots.layer(layer).is_none()).collect();
+        let blobs: Vec<&Descriptor> = missing.iter().map(|(blob, _)| *blob).collect();
+        let _taken = self.downloads.take(&blobs).await;
+        let pending = self.fetch_layers(&missing, repository, reports).await?;
+        self.keep(&plan, pending, reference).await?;
+        let newer = self.name(reference, &named, &plan.id)?;
+        reports.tell(done(plan.id, newer)).await;
+        Ok(())
+    }
+
+    /// The image that a digest leads to, if all of it is here and it is for the right platform.
+    fn known_as(&self, named: &Reference, platform: Option<&Platform>) -> Option<Digest> {
+        let state = self.state();
+        let id = state.tags.get(named)?;
+        let known = state.images.get(id)?;
+        let wanted = platform.is_none_or(|wanted| known.config.platform().matches(wanted));
+        wanted.then(|| id.clone())
+    }
+
+    /// Gives an image the name it was pulled by, and that of its digest; whether the name led elsewhere before.
+    fn name(&self, reference: &Reference, named: &Reference, image: &Digest) -> Result<bool> {
+        let mut state = self.state();
+        let tagged = reference.digest().is_none();
+        let old = if tagged { state.tags.get(reference) } else { state.tags.get(named) };
+        let newer = old != Some(image);
+        let mut names = vec![(named.clone(), image.clone())];
+        if tagged {
+            names.push((reference.clone(), image.clone()));
+        }
+        names.retain(|(name, id)| state.tags.get(name) != Some(id));
+        if !names.is_empty() {
+            self.set_tags(&mut state, &names)?;
+        }
+        Ok(newer)
+    }
+
+    async fn plan(
+        &self,
+        top: Fetched,
+        repository: &Repository<'_>,
+        platform: Option<&Platform>,
+        reference: &Reference,
+    ) -> Result<Plan> {
+        let mut documents = vec![top];
+        let manifest = loop {
+            let Some(last) = documents.last() else { break None };
+            choose::check_type(&last.media_type)?;
+            let parsed = Document::parse(&last.bytes)
+                .map_err(|source| ImageError::Remote { name: last.digest.to_string(), source })?;
+            match parsed {
+                Document::Manifest(manifest) => break Some(manifest),
+                Document::Index(_) if documents.len() >= choose::DEEPEST => break None,
+                Document::Index(index) => {
+                    let next = choose::entry(&index, platform)?;
+                    let fetched = repository.manifest(&next.digest.to_string()).await;
+                    documents.push(fetched.map_err(|error| refused(reference, error))?);
+                }
+            }
+        };
+        let manifest =
+            manifest.ok_or_else(|| ImageError::Pull("the index holds nothing but further indexes".into()))?;
+        choose::check_manifest(&manifest)?;
+        let config = &manifest.config;
+        let text = repository
+            .small_blob(&config.digest, config.size, MAX_DOCUMENT)
+            .await
+            .map_err(|error| refused(reference, error))?;
+        let parsed = ImageConfig::parse(&text)
+            .map_err(|source| ImageError::Remote { name: config.digest.to_string(), source })?;
+        let (id, here) = (config.digest.clone(), parsed.platform());
+        if here.os != "linux" {
+            return Err(ImageError::Platform(here));
+        }
+        if let Some(wanted) = platform.filter(|wanted| !here.matches(wanted)) {
+            return Err(ImageError::Pull(format!(
+                "image with reference {} was found but its platform ({here}) does not match the specified platform ({wanted})",
+                reference.familiar()
+            )));
+        }
+        let (layers, diff_ids) = (manifest.layers.len(), parsed.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            return Err(ImageError::Pull(format!(
+                "the manifest has {layers} layers, the configuration {diff_ids}"
+            )));
+        }
+        if layers > MAX_LAYERS {
+            return Err(ImageError::Pull(format!("{layers} layers, more than {MAX_LAYERS}")));
+        }
+        Ok(Plan { manifest, config: parsed, id, config_text: text, documents })
+    }
+
+    /// Gets the layers that are not here, several at a time; the first failure ends it.
+    async fn fetch_layers(
+        self: &Arc<Self>,
+        missing: &[(&Descriptor, &Digest)],
+        repository: &Repository<'_>,
+        reports: &Reports,
+    ) -> Result<Vec<Pending>> {
+        let places = self.downloads.places();
+        let mut work = Vec::new();
+        for (blob, layer) in missing {
+            let places = Arc::clone(&places);
+            work.push(Box::pin(async move {
+                // The one who was first has made it meanwhile.
+                if self.snapshots.layer(layer).is_some() {
+                    reports.step(&blob.digest, Step::Exists).await;
+                    return Ok(None);
+                }
+                if places.available_permits() == 0 {
+                    reports.step(&blob.digest, Step::Waiting).await;
+                }
+                let _place = places.acquire().await;
+                self.fetch_layer(blob, layer, repository, reports).await.map(Some)
+            }));
+        }
+        Ok(all(work).await?.into_iter().flatten().collect())
+    }
+
+    /// Makes the image durable and known.
+    async fn keep(self: &Arc<Self>, plan: &Plan, pending: Vec<Pending>, reference: &Reference) -> Result<()> {
+        let images = Arc::clone(self);
+        let documents: Vec<Bytes> = plan.documents.iter().map(|document| document.bytes.clone()).collect();
+        let (id, text, config) = (plan.id.clone(), plan.config_text.clone(), plan.config.clone());
+        let blobs: Vec<(Digest, KnownBlob)> = plan
+            .manifest
+            .layers
+            .iter()
+            .zip(&plan.config.rootfs.diff_ids)
+            .map(|(blob, layer)| (layer.clone(), KnownBlob::of(blob, reference)))
+            .collect();
+        let interrupted: Vec<Digest> =
+            plan.manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
+        crate::blocking(move || {
+            // What was kept against an interruption is not written to the disk for nothing.
+            for blob in &interrupted {
+                images.content.partial(blob)?.remove()?;
+            }
+            images.snapshots.commit(pending)?;
+            images.content.put(&text)?;
+            let mut kept = Vec::new();
+            for document in &documents {
+                kept.push(images.content.put(document)?);
+            }
+            let known = Known::new(id, config, kept, &images.snapshots)?;
+            images.add_pulled(known, blobs)
+        })
+        .await
+    }
+}
+
+/// Waits for all, or for the first failure.
+pub(crate) async fn all<T, F: Future<Output = Result<T>> + Unpin>(mut work: Vec<F>) -> Result<Vec<T>> {
+    let mut done: Vec<Option<T>> = work.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        let mut waiting = false;
+        for (future, slot) in work.iter_mut().zip(&mut done) {
+            if slot.is_some() {
+                continue;
+            }
+            match std::pin::Pin::new(future).poll(cx) {
+                std::task::Poll::Ready(Ok(value)) => *slot = Some(value),
+                std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(Err(error)),
+                std::task::Poll::Pending => waiting = true,
+            }
+        }
+        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(Ok(())) }
+    })
+    .await?;
+    Ok(done.into_iter().flatten().collect())
+}
+
+/// The repository as `Pulling from` has it.
+fn familiar_path(reference: &Reference) -> String {
+    reference.path().to_owned()
+}
+
+/// What the registry said, in the words that Docker's users and their scripts know.
+pub(crate) fn refused(reference: &Reference, error: havre_registry::RegistryError) -> ImageError {
+    use havre_registry::RegistryError as R;
+    let denied = |message: &str| {
+        ImageError::Denied(format!(
+            "pull access denied for {}, repository does not exist or may require 'docker login': {message}",
+            reference.familiar_name()
+        ))
+    };
+    match &error {
+        R::Refused { status: 404, code, message } if code == "MANIFEST_UNKNOWN" || code.is_empty() => {
+            ImageError::Missing(format!("manifest for {} not found: {message}", reference.familiar()))
+        }
+        R::Refused { status: 404, message, .. } => {
+            ImageError::Missing(format!("repository {} not found: {message}", reference.familiar_name()))
+        }
+        R::Refused { code, message, .. } if code == "DENIED" => denied(message),
+        R::Unauthorized(message) if reference.domain() == havre_registry::DOCKER_HUB => denied(message),
+        _ => ImageError::Registry(error),
+    }
+}
