@@ -48,6 +48,12 @@ impl ConfigFile {
     pub(crate) fn keeps_keys_elsewhere(&self) -> bool {
         !self.creds_store.is_empty() || !self.cred_helpers.is_empty()
     }
+
+    /// The helper that keeps the keys to a registry, if one does.
+    pub(crate) fn helper(&self, key: &str) -> Option<String> {
+        let helper = self.cred_helpers.get(key).unwrap_or(&self.creds_store);
+        (!helper.is_empty()).then(|| helper.clone())
+    }
 }
 
 /// The directory of the client's configuration.
@@ -74,24 +80,39 @@ fn broken(path: &Path, error: &serde_json::Error) -> Failure {
     Failure::plain(format!("Error loading config file: {}: {error}", path.display()))
 }
 
-/// Makes a context the current one; everything else in `config.json` stays.
+/// Makes a context the current one.
 pub(crate) fn set_current_context(global: &Global, name: &str) -> Result<(), Failure> {
+    let name = if name == DEFAULT { "" } else { name };
+    change(global, |all| {
+        let before = all.get("currentContext").and_then(serde_json::Value::as_str).unwrap_or("");
+        if before == name {
+            return;
+        }
+        if name.is_empty() {
+            all.remove("currentContext");
+        } else {
+            all.insert("currentContext".into(), name.into());
+        }
+    })
+    .map(drop)
+}
+
+/// Changes `config.json`; everything else in it stays, and so does the file when nothing changes. Where it is.
+pub(crate) fn change(
+    global: &Global,
+    how: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+) -> Result<PathBuf, Failure> {
     let path = directory(global).join("config.json");
-    let mut all = match fs::read(&path) {
+    let before = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes)
             .map_err(|error| broken(&path, &error))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => serde_json::Map::new(),
         Err(error) => return Err(Failure::plain(file_error("open", &path.to_string_lossy(), &error))),
     };
-    let before = all.get("currentContext").and_then(serde_json::Value::as_str).unwrap_or("").to_owned();
-    let name = if name == DEFAULT { "" } else { name };
-    if before == name {
-        return Ok(());
-    }
-    if name.is_empty() {
-        all.remove("currentContext");
-    } else {
-        all.insert("currentContext".into(), name.into());
+    let mut all = before.clone();
+    how(&mut all);
+    if all == before {
+        return Ok(path);
     }
     let text = serde_json::Value::Object(all).to_string();
     let text = crate::format::json::indent_with(&text, "", "\t");
@@ -99,9 +120,9 @@ pub(crate) fn set_current_context(global: &Global, name: &str) -> Result<(), Fai
         fs::create_dir_all(folder)?;
     }
     // A link is followed: the file may be shared.
-    let path = fs::canonicalize(&path).unwrap_or(path);
-    replace(&path, text.as_bytes(), 0o600)?;
-    Ok(())
+    let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+    replace(&real, text.as_bytes(), 0o600)?;
+    Ok(path)
 }
 
 /// Replaces a file whole; one that is there keeps its mode.

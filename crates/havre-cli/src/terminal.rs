@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stdin, stdout};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// Raw mode; dropping it restores what was before.
 #[must_use = "dropping it ends raw mode"]
@@ -22,6 +22,32 @@ impl Raw {
 }
 
 impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(before) = self.0.take() {
+            // The terminal may be gone; then there is nothing to restore.
+            tcsetattr(stdin(), OptionalActions::Now, &before).ok();
+        }
+    }
+}
+
+/// What is typed is not shown; dropping it ends that.
+#[must_use = "dropping it shows what is typed again"]
+pub(crate) struct Hidden(Option<Termios>);
+
+impl Hidden {
+    /// Hides what is typed on standard input; nothing happens when it is no terminal.
+    pub(crate) fn enter() -> Self {
+        let Ok(before) = tcgetattr(stdin()) else { return Self(None) };
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        match tcsetattr(stdin(), OptionalActions::Now, &hidden) {
+            Ok(()) => Self(Some(before)),
+            Err(_) => Self(None),
+        }
+    }
+}
+
+impl Drop for Hidden {
     fn drop(&mut self) {
         if let Some(before) = self.0.take() {
             // The terminal may be gone; then there is nothing to restore.

@@ -8,8 +8,8 @@ use crate::{Answer, Client, ClientError, JsonLines, Query, RequestBody};
 
 /// A stream of progress messages.
 pub struct Progress<'a> {
-    answer: Answer<'a>,
-    lines: JsonLines,
+    pub(crate) answer: Answer<'a>,
+    pub(crate) lines: JsonLines,
 }
 
 impl Progress<'_> {

@@ -13,6 +13,7 @@ mod error;
 mod hijack;
 mod images;
 mod query;
+mod registry;
 mod ssh;
 mod stream;
 mod system;
@@ -161,6 +162,20 @@ impl Client {
             }
         }
         Err(ClientError::Version)
+    }
+
+    /// Sends a request without a body and with one more header; the version is settled before.
+    async fn request_with(
+        &self,
+        method: Method,
+        path: &str,
+        (name, value): &(HeaderName, HeaderValue),
+    ) -> Result<Answer<'_>, ClientError> {
+        self.negotiate().await?;
+        let mut request = self.build(method, path, None, Body::Empty, true)?;
+        request.headers_mut().insert(name, value.clone());
+        let (response, connection) = self.send_raw(request).await?;
+        self.accept(response, connection).await
     }
 
     /// Sends a request with a body that is produced while it is sent; the version is settled before.

@@ -17,6 +17,7 @@ mod inspect;
 mod lifecycle;
 mod logs;
 mod ps;
+mod registry;
 mod run;
 mod stats;
 mod system;
@@ -79,6 +80,11 @@ static COMMANDS: &[&Command] = &[
     &lifecycle::RM,
     &images::RMI,
     &transfer::SAVE,
+    &registry::PULL,
+    &registry::PUSH,
+    &registry::LOGIN,
+    &registry::LOGOUT,
+    &registry::SEARCH,
     &run::START,
     &lifecycle::STOP,
     &images::TAG,
@@ -133,11 +139,6 @@ const GROUPS: &[(&str, &str)] = &[
 /// Commands of Docker's that wait for a later version.
 const LATER: &[&str] = &[
     "build",
-    "pull",
-    "push",
-    "login",
-    "logout",
-    "search",
     "builder",
     "buildx",
     "bake",
@@ -154,12 +155,11 @@ const LATER: &[&str] = &[
     "trust",
     "volume",
     "image build",
-    "image pull",
-    "image push",
 ];
 
 /// The commands that a root help lists first.
-const COMMON: [&str; 6] = ["run", "exec", "ps", "images", "version", "info"];
+const COMMON: [&str; 11] =
+    ["run", "exec", "ps", "pull", "push", "images", "login", "logout", "search", "version", "info"];
 
 /// What a command line names.
 pub(crate) enum Found {
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn unknown_and_later_commands_are_told_apart() {
         assert_eq!(called("build ."), "not yet supported: havre build");
-        assert_eq!(called("image push a"), "not yet supported: havre image push");
+        assert_eq!(called("image build ."), "not yet supported: havre image build");
         assert_eq!(called("runn"), "havre: unknown command: havre runn");
         assert_eq!(called("container foo"), "havre: unknown command: havre container foo");
         let Err(failure) = find("havre", words("runn")) else { panic!("found") };

@@ -7,8 +7,10 @@ use std::io::Write as _;
 
 use havre_api::container::WaitResponse;
 use havre_client::{AttachOptions, Client, ClientError, Waiting};
+use havre_oci::Reference;
 use tokio::time::{Duration, timeout};
 
+use super::registry;
 use crate::App;
 use crate::config;
 use crate::container::{Creation, api_socket, creation, flags, proxies};
@@ -202,8 +204,17 @@ async fn create_container(
         return Err(early(app, args, &reason).into());
     }
     let mut cid = CidFile::reserve(args.text("cidfile")).map_err(|reason| early(app, args, &reason))?;
+    let (named, platform) = (Reference::parse(&creation.request.config.image), creation.platform.clone());
+    let fetch = async || match &named {
+        Ok(image) => {
+            let quiet = args.on("quiet");
+            let pulled = registry::pull_missing(app, client, image, &platform, quiet).await;
+            pulled.map_err(|failure| Refusal::Daemon(failure.message))
+        }
+        Err(error) => Err(Refusal::Daemon(error.to_string())),
+    };
     if pull == "always" {
-        return Err(Refusal::Daemon("not yet supported: pulling images".into()));
+        fetch().await?;
     }
     let mut keys = None;
     if args.on("use-api-socket") {
@@ -219,11 +230,15 @@ async fn create_container(
         Err(ClientError::Api { status: 404, message })
             if pull != "never" && message.contains("No such image") =>
         {
-            output::complain(&format!(
-                "Unable to find image '{}' locally",
-                with_tag(&creation.request.config.image)
-            ));
-            return Err(Refusal::Daemon("not yet supported: pulling images".into()));
+            if !args.on("quiet") {
+                output::complain(&format!(
+                    "Unable to find image '{}' locally",
+                    with_tag(&creation.request.config.image)
+                ));
+            }
+            fetch().await?;
+            let again = client.create(&creation.name, &creation.platform, &creation.request).await;
+            again.map_err(|error| Refusal::Daemon(describe(&error)))?
         }
         Err(error) => return Err(Refusal::Daemon(describe(&error))),
     };

@@ -3,14 +3,13 @@
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 
-use havre_client::{Progress, Query};
+use havre_client::Query;
 
 use super::platforms;
 use crate::App;
 use crate::failure::{Failure, file_error};
 use crate::files;
-use crate::format::table::harmless;
-use crate::output;
+use crate::progress;
 use crate::spec::{Args, Arity, Command, list, switch, text};
 
 pub(super) const LOAD: Command = Command {
@@ -57,35 +56,6 @@ pub(super) const SAVE: Command = Command {
     run: save,
 };
 
-/// Prints what the daemon says while it works; an error it reports ends the command.
-async fn follow(mut progress: Progress<'_>) -> Result<(), Failure> {
-    while let Some(messages) = progress.next().await? {
-        for message in messages {
-            if let Some(detail) = message.error_detail {
-                return Err(Failure::plain(detail.message));
-            }
-            if !message.error.is_empty() {
-                return Err(Failure::plain(message.error));
-            }
-            let stream = message.stream.trim_end_matches('\n');
-            // Bars of bytes would need the terminal; lines that say what happened are enough.
-            match (stream, message.progress_detail.is_none_or(|detail| detail.total == 0)) {
-                ("", true) if !message.status.is_empty() => {
-                    let prefix = if message.id.is_empty() {
-                        String::new()
-                    } else {
-                        format!("{}: ", harmless(&message.id))
-                    };
-                    output::line(&format!("{prefix}{}", harmless(&message.status)))?;
-                }
-                ("", _) => {}
-                (text, _) => output::line(&text.lines().map(harmless).collect::<Vec<_>>().join("\n"))?,
-            }
-        }
-    }
-    Ok(())
-}
-
 fn open(path: &str) -> Result<File, Failure> {
     File::open(path).map_err(|error| Failure::plain(file_error("open", path, &error)))
 }
@@ -102,8 +72,8 @@ fn load(app: &App, args: &Args) -> Result<u8, Failure> {
     app.block(async {
         let client = app.client().await?;
         let quiet = args.on("quiet") || !std::io::stdout().is_terminal();
-        let progress = client.load(quiet, &platforms, files::upload(source)?).await?;
-        follow(progress).await
+        let stream = client.load(quiet, &platforms, files::upload(source)?).await?;
+        progress::follow(stream, |_| ()).await
     })?;
     Ok(0)
 }
@@ -125,8 +95,8 @@ fn import(app: &App, args: &Args) -> Result<u8, Failure> {
     }
     app.block(async {
         let client = app.client().await?;
-        let progress = client.import(&query, files::upload(file)?).await?;
-        follow(progress).await
+        let stream = client.import(&query, files::upload(file)?).await?;
+        progress::follow(stream, |_| ()).await
     })?;
     Ok(0)
 }
