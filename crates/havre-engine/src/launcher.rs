@@ -30,7 +30,8 @@ use crate::plan::{self, Facts};
 use crate::reaper::Reaper;
 use crate::record::Fixed;
 use crate::settings::{self, Settings};
-use crate::spec::{ExecSpec, IpcMode, MountKind, NetworkMode, SeccompSpec, Sharing};
+use crate::sources::Sources;
+use crate::spec::{ExecSpec, IpcMode, NetworkMode, SeccompSpec, Sharing};
 
 /// A started shim.
 pub(crate) struct Launched {
@@ -51,6 +52,7 @@ pub(crate) struct Launcher {
     filters: Filters,
     pub(crate) reaper: Reaper,
     facts: Facts,
+    pub(crate) sources: Sources,
     /// A sealed copy of our own program.
     binary: OwnedFd,
 }
@@ -84,6 +86,7 @@ impl Launcher {
             filters: Filters::default(),
             reaper: Reaper::default(),
             facts,
+            sources: Sources::default(),
             binary,
         })
     }
@@ -108,7 +111,7 @@ impl Launcher {
         &self.facts.host_name
     }
 
-    /// Starts a shim for the container. What this made is removed again by [`Launcher::tidy`].
+    /// Starts a shim for the container, whose bind sources are ready. What this made is removed again by [`Launcher::tidy`].
     pub(crate) fn launch(
         &self,
         fixed: &Fixed,
@@ -118,8 +121,6 @@ impl Launcher {
         let id = &fixed.id;
         let data_dir = self.data_dir(id);
         std::fs::create_dir_all(&data_dir).map_err(EngineError::io("create", &data_dir))?;
-        make_bind_sources(fixed)?;
-        crate::propagation::check(&fixed.spec.mounts)?;
         let files = crate::etc::write(&data_dir, fixed)?;
         let runtime = self.settings.live.get().runtime(fixed.spec.runtime.as_deref())?.cloned();
         let init = fixed.spec.init.unwrap_or(self.settings.default_init);
@@ -315,6 +316,13 @@ impl Launcher {
         done.map_err(|error| EngineError::State(havre_base::chain(&error)))
     }
 
+    /// What the processes of a container wait for that cannot be interrupted, in words.
+    pub(crate) fn uninterruptible(&self, fixed: &Fixed) -> Vec<String> {
+        let group = Cgroup::open(&self.cgroup_path(fixed));
+        let processes = group.map(|group| group.processes()).unwrap_or_default();
+        processes.into_iter().filter_map(crate::ps::uninterruptible).collect()
+    }
+
     /// The exit that a shim recorded before it went.
     pub(crate) fn recorded_exit(&self, id: &ContainerId) -> Option<Exit> {
         havre_runtime::shim::read_state(&self.run_dir(id)).ok().flatten().and_then(|status| status.exit)
@@ -372,28 +380,6 @@ fn capabilities(fixed: &Fixed, privileged: bool) -> Result<CapabilitySet, Engine
     let security = &fixed.spec.security;
     capabilities::docker_set(&security.cap_add, &security.cap_drop, security.privileged || privileged)
         .map_err(|error| EngineError::Invalid(error.to_string()))
-}
-
-/// `-v` makes a missing source; `--mount` refuses it.
-fn make_bind_sources(fixed: &Fixed) -> Result<(), EngineError> {
-    for mount in &fixed.spec.mounts {
-        if let MountKind::Bind { source, create, .. } = &mount.kind {
-            match std::fs::symlink_metadata(source) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound && *create => {
-                    std::fs::create_dir_all(source).map_err(EngineError::io("create bind source", source))?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(EngineError::Invalid(format!(
-                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                        source.display()
-                    )));
-                }
-                Err(error) => return Err(EngineError::io("look at bind source", source)(error)),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Ends everything in a control group and removes it.

@@ -251,6 +251,15 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread a table of descriptors of its own, with nothing in it. For a thread that may never
+/// come back from the kernel: what the others close is closed then. It may not use what was opened before.
+pub fn let_go_of_descriptors() -> io::Result<()> {
+    const CLOSE_RANGE_UNSHARE: libc::c_uint = 2;
+    // SAFETY: only this thread's copy of the table is emptied, and its owner was told to use none of it.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, CLOSE_RANGE_UNSHARE) })?;
+    Ok(())
+}
+
 /// Puts a copy of `source` at descriptor `target` (0, 1 or 2), not close-on-exec.
 pub fn set_stdio(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     if !(0..=2).contains(&target) {

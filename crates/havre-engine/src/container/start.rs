@@ -11,6 +11,7 @@ use super::{ARRIVES_WITHIN, Attachment, Container};
 use crate::EngineError;
 use crate::error_text::exit_code_of;
 use crate::record::STATES;
+use crate::sources::Look;
 use crate::spec::RestartPolicy;
 use crate::state::{Change, State};
 
@@ -64,6 +65,7 @@ impl Container {
         self.await_clean().await;
         self.leases.clear(true).await;
         let waiting = self.arrived().await;
+        self.launcher.sources.look(&self.fixed.spec.mounts, Look::Ready).await?;
         let launched = self.launcher.launch(&self.fixed, waiting)?;
         self.shim = Some(launched.child);
         let mut link = launched.link;

@@ -28,6 +28,7 @@ mod live;
 mod private;
 mod reach;
 mod run;
+mod silent;
 mod teach;
 mod terminal;
 mod why;
@@ -67,6 +68,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(reach::ALONE)
         .chain(run::ALONE)
         .chain(why::ALL)
+        .chain(silent::ALL)
         .chain(teach::ALL)
 }
 
