@@ -16,7 +16,7 @@ use havre_image::Images;
 use havre_oci::runtime::{LinuxCapabilities, LinuxResources, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
 use havre_runtime::cgroup::{Cgroup, Changed};
-use havre_runtime::shim::protocol::{Exit, LogConfig, RootConfig, ShimConfig};
+use havre_runtime::shim::protocol::{Donor, Exit, LogConfig, RootConfig, ShimConfig};
 use havre_store::db::{Batch, Db};
 use tokio::sync::oneshot;
 
@@ -124,8 +124,9 @@ impl Launcher {
         let files = crate::etc::write(&data_dir, fixed)?;
         let runtime = self.settings.live.get().runtime(fixed.spec.runtime.as_deref())?.cloned();
         let init = fixed.spec.init.unwrap_or(self.settings.default_init);
+        let donors = self.donors(fixed)?;
         let facts = Facts {
-            pids: self.joined(fixed)?,
+            pids: donors.iter().map(|donor| (donor.id.to_string(), donor.pid)).collect(),
             // Other runtimes know no time namespaces, or only new ones do.
             time_namespace: self.facts.time_namespace && self.settings.time_namespaces && runtime.is_none(),
             ..self.facts.clone()
@@ -182,6 +183,7 @@ impl Launcher {
             }),
             console: fixed.spec.console,
             runtime,
+            donors,
             spec,
         };
         remove_tree(&run_dir)?;
@@ -231,10 +233,10 @@ impl Launcher {
         Ok(())
     }
 
-    /// Process ids of the containers whose namespaces are joined.
-    fn joined(&self, fixed: &Fixed) -> Result<std::collections::BTreeMap<String, i32>, EngineError> {
+    /// The running containers whose namespaces are joined.
+    fn donors(&self, fixed: &Fixed) -> Result<Vec<Donor>, EngineError> {
         let spec = &fixed.spec;
-        let mut pids = std::collections::BTreeMap::new();
+        let mut donors: Vec<Donor> = Vec::new();
         let network = match &spec.network {
             NetworkMode::Container(id) => Some(id),
             NetworkMode::None | NetworkMode::Host => None,
@@ -248,11 +250,15 @@ impl Launcher {
             IpcMode::Private | IpcMode::Shareable | IpcMode::None | IpcMode::Host => None,
         };
         for id in [network, pid, ipc].into_iter().flatten() {
-            if let Some(pid) = self.index.find(id.as_str())?.view.borrow().now.state.pid() {
-                pids.insert(id.to_string(), pid);
+            let handle = self.index.find(id.as_str())?;
+            let view = handle.view.borrow();
+            if let Some(pid) = view.now.state.pid()
+                && !donors.iter().any(|donor| donor.id == view.fixed.id)
+            {
+                donors.push(Donor { id: id.clone(), pid, cgroup: self.cgroup_path(&view.fixed) });
             }
         }
-        Ok(pids)
+        Ok(donors)
     }
 
     /// The process of an exec, and its filter.

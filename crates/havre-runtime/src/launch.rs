@@ -300,9 +300,10 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
                 (RootTree::Mount(tree), path)
             }
         };
+        let ipc = namespaces.joined.iter().find(|(kind, _)| *kind == NamespaceKind::Ipc);
         let mut prepared = Vec::with_capacity(launch.spec.mounts.len());
         for mount in &launch.spec.mounts {
-            prepared.push(mounts::prepare(mount, &mut mapping)?);
+            prepared.push(mounts::prepare(mount, ipc.map(|(_, fd)| fd.as_fd()), &mut mapping)?);
         }
         Some(rootfs::Plan {
             spec: launch.spec,

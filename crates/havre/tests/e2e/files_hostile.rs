@@ -213,7 +213,7 @@ fn f04_f05_mount_targets(world: &World, client: &Client) {
     let upload = archive(&[(Kind::File, "planted", "")]);
     for other in ["evil", "root"] {
         exchanging(&upper.join("a"), &upper.join(other), || {
-            for _ in 0..ROUNDS / 8 {
+            for _ in 0..ROUNDS / 2 {
                 let path = format!("/containers/{name}/archive?path=/mnt/a/target");
                 send(world.socket(), "PUT", &path, &upload);
                 send(world.socket(), "GET", &path, b"");
