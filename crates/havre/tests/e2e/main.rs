@@ -17,6 +17,7 @@ mod api;
 mod cases;
 mod confinement;
 mod debian;
+mod endings;
 mod external;
 mod files;
 mod files_hostile;
@@ -69,6 +70,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(run::ALONE)
         .chain(why::ALL)
         .chain(silent::ALL)
+        .chain(endings::ALL)
         .chain(teach::ALL)
 }
 
