@@ -61,7 +61,9 @@ pub enum EngineError {
     #[error("{0}")]
     State(String),
     /// Processes were killed and do not end.
-    #[error("cannot {what} container \"/{name}\": tried to kill container, but did not receive an exit event: {why}")]
+    #[error(
+        "cannot {what} container \"/{name}\": tried to kill container, but did not receive an exit event: {why}"
+    )]
     Stuck {
         /// What was tried.
         what: &'static str,

@@ -161,12 +161,7 @@ struct Helper<'a> {
 }
 
 impl Helper<'_> {
-    fn help(
-        mut self,
-        join: Option<&Join>,
-        report: &Link,
-        watch: Stopwatch,
-    ) -> Result<Spawned, RuntimeError> {
+    fn help(mut self, join: Option<&Join>, report: &Link, watch: Stopwatch) -> Result<Spawned, RuntimeError> {
         let set = |cpus: Option<&CpuSet>| match cpus {
             Some(cpus) => rustix::thread::sched_setaffinity(None, cpus).step("set process.execCPUAffinity"),
             None => Ok(()),

@@ -255,11 +255,12 @@ fn generate(random: &mut Random, outside: &Path) -> Vec<u8> {
         }
         let (path, link) = (name(random, outside), name(random, outside));
         let kind = *random.pick(&[
-            &b'0', &b'0', &b'\0', &b'5', &b'5', &b'2', &b'2', &b'2', &b'1', &b'1', &b'3', &b'4', &b'6', &b'7',
-            &b'S', &b'V', &b'D', &b'!',
+            &b'0', &b'0', &b'\0', &b'5', &b'5', &b'2', &b'2', &b'2', &b'1', &b'1', &b'3', &b'4', &b'6',
+            &b'7', &b'S', &b'V', &b'D', &b'!',
         ]);
         let bytes = vec![b'h'; usize::try_from(random.below(1_200)).unwrap()];
-        let bytes = if matches!(kind, b'0' | b'\0' | b'7' | b'S') || random.chance(8) { &bytes[..] } else { b"" };
+        let bytes =
+            if matches!(kind, b'0' | b'\0' | b'7' | b'S') || random.chance(8) { &bytes[..] } else { b"" };
         let size = if random.chance(25) { number(random, 3_000) } else { bytes.len() as u64 };
         archive.extend(header(random, kind, &path, &link, size));
         content(&mut archive, bytes);
@@ -302,7 +303,11 @@ fn f06_generated_archives_reach_nothing_outside() {
                 place.fresh();
             }
             let result = unpack(&archive, &place.root(), "", links);
-            if result.is_ok() { taken += 1 } else { refused += 1 }
+            if result.is_ok() {
+                taken += 1
+            } else {
+                refused += 1
+            }
             assert_eq!(place.outside(), place.before, "seed {seed}, {links:?}: {result:?}");
         }
     }

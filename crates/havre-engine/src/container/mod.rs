@@ -187,7 +187,8 @@ impl Container {
             self.start_failed(&error);
         }
         while !self.removed {
-            let timer = [self.kill_at, self.ended_by, self.restart_at, self.leases.until].into_iter().flatten().min();
+            let timer =
+                [self.kill_at, self.ended_by, self.restart_at, self.leases.until].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 packet = next_packet(&mut self.link) => self.on_packet(packet).await,

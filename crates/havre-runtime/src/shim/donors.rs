@@ -61,10 +61,13 @@ mod tests {
     fn r26_a_number_that_is_somebody_elses_by_now_is_not_joined() {
         let own = i32::try_from(std::process::id()).unwrap();
         let path = format!("/proc/{own}/ns/net");
-        let linux =
-            Linux { namespaces: vec![Namespace::join(NamespaceKind::Network, path.clone())], ..Linux::default() };
+        let linux = Linux {
+            namespaces: vec![Namespace::join(NamespaceKind::Network, path.clone())],
+            ..Linux::default()
+        };
         let mut spec = Spec { linux: Some(linux), ..Spec::default() };
-        let mut donor = Donor { id: ContainerId::random(), pid: own, cgroup: "/havre-test/no-such-group".into() };
+        let mut donor =
+            Donor { id: ContainerId::random(), pid: own, cgroup: "/havre-test/no-such-group".into() };
         // This process lives, and is in no group of that name.
         for pid in [own, i32::MAX, 0] {
             donor.pid = pid;

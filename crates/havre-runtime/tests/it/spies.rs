@@ -185,8 +185,15 @@ fn r09_traced() {
     let ours = format!("exe {}", std::env::current_exe().unwrap().display());
     assert!(seen.contains(&ours), "the spy was never in time: {seen:?}");
     for line in seen.iter().filter(|line| **line != ours) {
-        let harmless =
-            ["exe /bin/busybox", "fd /", "fd /dev/null", "fd /etc/passwd", "fd /etc/group", "fd pipe", "fd socket"];
+        let harmless = [
+            "exe /bin/busybox",
+            "fd /",
+            "fd /dev/null",
+            "fd /etc/passwd",
+            "fd /etc/group",
+            "fd pipe",
+            "fd socket",
+        ];
         assert!(harmless.contains(&line.as_str()), "{line}: {seen:?}");
     }
 }

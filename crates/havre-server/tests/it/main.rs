@@ -187,7 +187,7 @@ fn a04_a_head_that_drips_is_cut_off() {
 fn a04_connections_beyond_the_limit_wait_for_their_turn() {
     let world = World::new(Limits { connections: 3, ..wide() });
     let mut first: Vec<TcpStream> = (0..3).map(|_| world.plain()).collect();
-    first.iter_mut().for_each(|stream| ping(stream));
+    first.iter_mut().for_each(ping);
     let mut late = world.plain();
     late.write_all(PING).unwrap();
     late.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -203,7 +203,8 @@ fn a04_connections_beyond_the_limit_wait_for_their_turn() {
 
 #[test]
 fn a04_strangers_take_no_place_of_known_clients() {
-    let limits = Limits { connections: 2, handshakes: 4, handshake_time: Duration::from_millis(500), ..wide() };
+    let limits =
+        Limits { connections: 2, handshakes: 4, handshake_time: Duration::from_millis(500), ..wide() };
     let world = World::new(limits);
     // More than may greet at once, silent, speaking something else, or stopping in the middle.
     let mut strangers: Vec<TcpStream> = (0..12).map(|_| connect(world.tls)).collect();

@@ -144,8 +144,8 @@ fn full_disk(_: &World, client: &Client) {
     daemon.load(client);
     let script = "i=0; while [ $i -lt 4000 ]; do echo 0123456789012345678901234567890123456789 $i; i=$((i+1)); done; \
                   >/flooded; until [ -e /go ]; do sleep 0.05; done; echo after";
-    let id =
-        daemon.run(client, &["create", "--name", "floods", "--network", "none", "busybox", "sh", "-c", script]);
+    let id = daemon
+        .run(client, &["create", "--name", "floods", "--network", "none", "busybox", "sh", "-c", script]);
     let folder = daemon.folder.path().join("data/containers").join(id.exits(0));
     std::fs::create_dir_all(&folder).unwrap();
     let disk = Small(folder);
@@ -181,7 +181,8 @@ fn torn_record(_: &World, client: &Client) {
     let mut file = std::fs::OpenOptions::new().append(true).open(log).unwrap();
     // Half a record, as a machine that lost its power leaves it, and what comes after.
     file.write_all(b"{\"log\":\"to\n").unwrap();
-    file.write_all(b"{\"log\":\"later\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-02T15:04:05Z\"}\n").unwrap();
+    file.write_all(b"{\"log\":\"later\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-02T15:04:05Z\"}\n")
+        .unwrap();
     assert_eq!(daemon.run(client, &["logs", "torn"]).exits(0), "whole\nlater");
     daemon.wait_for("lines of a log that are no whole records were skipped", 1);
 }

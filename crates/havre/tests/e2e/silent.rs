@@ -62,8 +62,7 @@ impl Silent {
                 if operation == READ {
                     told.send(()).ok();
                 }
-                if ear.load(Ordering::Relaxed)
-                    || [READ, FORGET, BATCH_FORGET, INTERRUPT].contains(&operation)
+                if ear.load(Ordering::Relaxed) || [READ, FORGET, BATCH_FORGET, INTERRUPT].contains(&operation)
                 {
                     continue;
                 }
@@ -149,10 +148,7 @@ fn others(daemon: &Private, client: &Client, name: &str) {
 }
 
 /// Does the work beside others' commands, which must not have to wait for its end.
-fn beside<T: Send>(
-    (daemon, client, name): (&Private, &Client, &str),
-    work: impl FnOnce() -> T + Send,
-) -> T {
+fn beside<T: Send>((daemon, client, name): (&Private, &Client, &str), work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let worker = scope.spawn(work);
         for _ in 0..10 {
