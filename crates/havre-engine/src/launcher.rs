@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use havre_base::{ContainerId, ContainerName, ExecId};
 use havre_image::Images;
-use havre_oci::runtime::{LinuxCapabilities, LinuxResources, Process, Spec};
+use havre_oci::runtime::{LinuxCapabilities, LinuxPids, LinuxResources, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
-use havre_runtime::cgroup::{Cgroup, Changed};
+use havre_runtime::cgroup::{Cgroup, Changed, Layout};
 use havre_runtime::shim::protocol::{Donor, Exit, LogConfig, RootConfig, ShimConfig};
 use havre_store::db::{Batch, Db};
 use tokio::sync::oneshot;
@@ -52,6 +52,8 @@ pub(crate) struct Launcher {
     filters: Filters,
     pub(crate) reaper: Reaper,
     facts: Facts,
+    /// Processes and threads of a container that says nothing of them.
+    most_processes: Option<LinuxPids>,
     pub(crate) sources: Sources,
     /// A sealed copy of our own program.
     binary: OwnedFd,
@@ -86,6 +88,7 @@ impl Launcher {
             filters: Filters::default(),
             reaper: Reaper::default(),
             facts,
+            most_processes: most_processes(),
             sources: Sources::default(),
             binary,
         })
@@ -132,6 +135,9 @@ impl Launcher {
             ..self.facts.clone()
         };
         let mut spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;
+        if let Some(resources) = spec.linux.as_mut().and_then(|linux| linux.resources.as_mut()) {
+            resources.pids = resources.pids.take().or_else(|| self.most_processes.clone());
+        }
         if let Some(process) = &mut spec.process {
             process.rlimits = settings::limits(&process.rlimits, &self.settings.rlimits);
         }
@@ -380,6 +386,20 @@ impl Launcher {
     pub(crate) fn enqueue(&self, batch: Batch) {
         self.db.enqueue(batch);
     }
+}
+
+/// Half of what the machine has, so that one container that only ever forks leaves room for all others. None
+/// where the kernel cannot count.
+fn most_processes() -> Option<LinuxPids> {
+    if !Layout::current().is_ok_and(Layout::counts_processes) {
+        return None;
+    }
+    let number = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse::<i64>().ok()
+    };
+    let all = number("pid_max")?.min(number("threads-max")?);
+    Some(LinuxPids { limit: (all / 2).max(1) })
 }
 
 fn capabilities(fixed: &Fixed, privileged: bool) -> Result<CapabilitySet, EngineError> {

@@ -197,7 +197,14 @@ impl Helper<'_> {
         let first = 3 + self.finish.preserve_fds;
         let kept: Vec<BorrowedFd<'_>> =
             [&self.link, report].into_iter().filter_map(Link::fd).chain(self.finish.stream_fds()).collect();
-        havre_sys::process::close_all_but(first, &kept).step("close the caller's descriptors")
+        havre_sys::process::close_all_but(first, &kept).step("close the caller's descriptors")?;
+        if let (Some(link), false) = (self.link.fd(), self.finish.inherits()) {
+            // The caller's own streams too; ours come in their place before the execve.
+            for number in 0..3 {
+                havre_sys::process::set_stdio(link, number).step("let go of the caller's streams")?;
+            }
+        }
+        Ok(())
     }
 
     fn run(self, mut watch: Stopwatch) -> Infallible {

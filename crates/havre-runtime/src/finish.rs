@@ -110,6 +110,11 @@ impl Finish<'_> {
         self.proc.as_ref().ok_or_else(|| RuntimeError::State("the host's procfs was closed".into()))
     }
 
+    /// Whether the standard streams are the caller's.
+    pub(crate) fn inherits(&self) -> bool {
+        matches!(self.streams, Streams::Inherit)
+    }
+
     /// The descriptors that become standard streams.
     pub(crate) fn stream_fds(&self) -> impl Iterator<Item = std::os::fd::BorrowedFd<'_>> {
         let pipes = match &self.streams {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use world::{Random, World};
 
 const WORKERS: usize = 3;
@@ -45,8 +46,9 @@ type Test = (&'static str, fn(&Arc<World>));
 
 const ALL: &[Test] = &[
     ("the_daemon_is_killed_at_random_points", random_points),
-    ("a_killed_supervisor_ends_its_container_and_leaves_nothing", killed_supervisor),
-    ("a_supervisor_killed_while_the_daemon_is_away_is_noticed", killed_both),
+    ("x02_a_killed_supervisor_ends_its_container_and_leaves_nothing", killed_supervisor),
+    ("x02_a_supervisor_killed_while_the_daemon_is_away_is_noticed", killed_both),
+    ("x02_a_stopped_supervisor_holds_up_nobody_else", stopped_supervisor),
     ("a_lost_machine_keeps_what_was_acknowledged_and_applies_restart_policies", lost_machine),
     ("a_commit_in_which_the_daemon_is_killed_is_whole_or_absent", killed_commit),
     ("a_copy_in_which_the_daemon_is_killed_leaves_a_container_that_works", killed_copy),
@@ -131,6 +133,30 @@ fn killed_both(world: &Arc<World>) {
     world.settle(&|census| census.shims == 0 && census.groups == 0 && census.run_folders == 0);
     world.must(&["start", "one"]);
     assert_eq!(state(world, "one"), "running 0");
+}
+
+fn stopped_supervisor(world: &Arc<World>) {
+    begin(world);
+    run_detached(world, "stopped", &[]);
+    world.signal_shims(Signal::STOP);
+    run_detached(world, "other", &[]);
+    // Whoever wants something of it is answered in bounded time.
+    let refused = world.havre(&["stop", "-t", "0", "stopped"]);
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("did not receive an exit event"),
+        "{refused:?}"
+    );
+    assert_eq!(state(world, "stopped"), "running 0");
+    // So is the next daemon, which takes what was recorded.
+    world.kill_daemon();
+    world.start_daemon();
+    assert_eq!((state(world, "stopped"), state(world, "other")), ("running 0".into(), "running 0".into()));
+    world.must(&["exec", "other", "true"]);
+    world.signal_shims(Signal::CONT);
+    // What was asked of it meanwhile it does now.
+    assert_eq!(world.must(&["wait", "stopped"]).trim(), "137");
+    world.must(&["rm", "-f", "stopped", "other"]);
+    world.settle(&|census| *census == world::Census::default());
 }
 
 fn lost_machine(world: &Arc<World>) {

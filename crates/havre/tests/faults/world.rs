@@ -211,8 +211,13 @@ impl World {
 
     /// Kills every supervisor.
     pub(crate) fn kill_shims(&self) {
+        self.signal_shims(Signal::KILL);
+    }
+
+    /// Sends every supervisor a signal.
+    pub(crate) fn signal_shims(&self, signal: Signal) {
         for pid in self.shims() {
-            rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
         }
     }
 
