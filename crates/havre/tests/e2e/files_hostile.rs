@@ -214,7 +214,8 @@ fn f04_f05_mount_targets(world: &World, client: &Client) {
     let upload = archive(&[(Kind::File, "planted", "")]);
     for other in ["evil", "root"] {
         exchanging(&upper.join("a"), &upper.join(other), || {
-            for _ in 0..ROUNDS / 2 {
+            // Two ways, two targets: as many copies as rounds are asked for.
+            for _ in 0..ROUNDS / 4 {
                 let path = format!("/containers/{name}/archive?path=/mnt/a/target");
                 send(world.socket(), "PUT", &path, &upload);
                 send(world.socket(), "GET", &path, b"");

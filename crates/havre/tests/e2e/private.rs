@@ -149,6 +149,9 @@ impl Private {
 
 impl Drop for Private {
     fn drop(&mut self) {
+        for mut child in self.killed.drain(..) {
+            child.wait().ok();
+        }
         if let Ok(Some(_)) = self.child.try_wait() {
             return;
         }
@@ -162,9 +165,6 @@ impl Drop for Private {
             }
         }
         self.end();
-        for mut child in self.killed.drain(..) {
-            child.wait().ok();
-        }
     }
 }
 

@@ -6,9 +6,9 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -38,21 +38,24 @@ const NO_SUCH_CALL: i32 = -38;
 struct Silent {
     path: PathBuf,
     deaf: Arc<AtomicBool>,
+    /// Names that are still looked up before it is deaf.
+    lookups: Arc<AtomicU32>,
     reads: Receiver<()>,
     server: Option<JoinHandle<()>>,
 }
 
 impl Silent {
-    fn mount(folder: &std::path::Path) -> Option<Self> {
+    fn mount(folder: &Path, name: &str) -> Option<Self> {
         let mut device = File::options().read(true).write(true).open("/dev/fuse").ok()?;
-        let path = folder.join("silent");
+        let path = folder.join(name);
         std::fs::create_dir(&path).unwrap();
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         let options = std::ffi::CString::new(options).unwrap();
         rustix::mount::mount("silent", &path, "fuse", MountFlags::NODEV, options.as_c_str()).ok()?;
         let deaf = Arc::new(AtomicBool::new(false));
+        let lookups = Arc::new(AtomicU32::new(u32::MAX));
         let (told, reads) = channel();
-        let ear = Arc::clone(&deaf);
+        let (ear, left) = (Arc::clone(&deaf), Arc::clone(&lookups));
         let server = std::thread::spawn(move || {
             let mut request = vec![0; 1 << 20];
             // An error is the end of the mount.
@@ -61,6 +64,9 @@ impl Silent {
                 let operation = word(4);
                 if operation == READ {
                     told.send(()).ok();
+                }
+                if operation == LOOKUP && left.fetch_sub(1, Ordering::Relaxed) == 0 {
+                    ear.store(true, Ordering::Relaxed);
                 }
                 if ear.load(Ordering::Relaxed) || [READ, FORGET, BATCH_FORGET, INTERRUPT].contains(&operation)
                 {
@@ -76,7 +82,7 @@ impl Silent {
                 device.write_all(&reply).ok();
             }
         });
-        Some(Self { path, deaf, reads, server: Some(server) })
+        Some(Self { path, deaf, lookups, reads, server: Some(server) })
     }
 
     /// Ends the file system: whoever waits for it gets an error.
@@ -159,21 +165,19 @@ fn beside<T: Send>((daemon, client, name): (&Private, &Client, &str), work: impl
     })
 }
 
-fn never_answers(_: &World, client: &Client) {
-    let mut daemon = Private::start("{}", &["-H", "SOCKET"]);
-    daemon.load(client);
-    let Some(mut silent) = Silent::mount(daemon.folder.path()) else {
-        println!("SKIP r28: the kernel has no FUSE for us");
-        return;
-    };
-    let volume = format!("{}:/m", silent.path.display());
-    let start = |daemon: &Private, name: &str, rest: &[&str]| -> Outcome {
-        let first = ["run", "-d", "--network", "none", "--name", name, "-v", &volume];
-        daemon.run(client, &[&first[..], rest].concat())
-    };
-    start(&daemon, "waits", &["busybox", "cat", "/m/file"]).exits(0);
+fn run_on(daemon: &Private, client: &Client, folder: &Path, name: &str, rest: &[&str]) -> Outcome {
+    let volume = format!("{}:/m", folder.display());
+    let first = ["run", "-d", "--network", "none", "--name", name, "-v", &volume];
+    daemon.run(client, &[&first[..], rest].concat())
+}
+
+/// A container that waits for the file system, and starts on it when it is deaf.
+fn held_up_by_none(daemon: &Private, client: &Client, silent: &Silent) {
+    let folder = &silent.path;
+    let start = |name: &str, rest: &[&str]| run_on(daemon, client, folder, name, rest);
+    start("waits", &["busybox", "cat", "/m/file"]).exits(0);
     silent.reads.recv_timeout(Duration::from_secs(30)).expect("the container reads");
-    let world = (&daemon, client, "waits");
+    let world = (daemon, client, "waits");
     let (removed, stopped) = beside(world, || {
         std::thread::scope(|scope| {
             let stop = scope.spawn(|| daemon.run(client, &["stop", "-t", "0", "waits"]));
@@ -182,14 +186,36 @@ fn never_answers(_: &World, client: &Client) {
     });
     removed.fails(1, "removal of container waits is pending");
     stopped.fails(1, "did not receive an exit event");
-    let listed = daemon.run(client, &["ps", "-a", "--format", "{{.Names}} {{.State}}"]).exits(0);
+    let list = ["ps", "-a", "--filter", "name=waits", "--format", "{{.Names}} {{.State}}"];
+    let listed = daemon.run(client, &list).exits(0);
     assert_eq!(listed, "waits running");
 
     // Now it does not even say what its folder is.
     silent.deaf.store(true, Ordering::Relaxed);
-    let refused = beside(world, || start(&daemon, "late", &["busybox", "true"]));
+    let refused = beside(world, || start("late", &["busybox", "true"]));
     refused.fails(125, "does not answer within 20 seconds");
-    start(&daemon, "later", &["busybox", "true"]).fails(125, "does not answer within 20 seconds");
+    start("later", &["busybox", "true"]).fails(125, "does not answer within 20 seconds");
+}
+
+fn never_answers(_: &World, client: &Client) {
+    let mut daemon = Private::start("{}", &["-H", "SOCKET"]);
+    daemon.load(client);
+    let Some(mut silent) = Silent::mount(daemon.folder.path(), "silent") else {
+        println!("SKIP r28: the kernel has no FUSE for us");
+        return;
+    };
+    // One that answers the daemon's look and not the supervisor's.
+    let sudden = Silent::mount(daemon.folder.path(), "sudden").expect("a second one");
+    sudden.lookups.store(1, Ordering::Relaxed);
+    let file = format!("{}/file:/x", sudden.path.display());
+    let sudden_start = ["run", "-d", "--network", "none", "--name", "sudden", "-v", &file, "busybox", "true"];
+    std::thread::scope(|scope| {
+        let stuck = scope.spawn(|| daemon.run(client, &sudden_start));
+        held_up_by_none(&daemon, client, &silent);
+        stuck.join().unwrap().fails(125, "does not answer");
+    });
+    // Its supervisor cannot end, and nobody waits for that.
+    daemon.run(client, &["rm", "sudden"]).exits(0);
 
     // A daemon with a thread that cannot be killed does not keep the next one from its place.
     daemon.replace(&["-H", "SOCKET"]);
