@@ -19,6 +19,8 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("qemu-system-x86_64", &["qemu-system-x86"]),
     // The external runtime that the end-to-end tests drive.
     ("runc", &["runc"]),
+    // A peer that drives our runtime.
+    ("podman", &["podman"]),
     ("tar", &["tar"]),
     // The languages of other client libraries.
     ("python3", &["python3", "python3-venv"]),
@@ -173,6 +175,11 @@ fn install_clients() {
 }
 
 fn python(list: &Path, into: &Path) -> Result<()> {
+    // Debian has the part that makes environments in a package of its own.
+    let whole = process::output(Command::new("python3").args(["-c", "import ensurepip"])).is_ok();
+    if !whole && process::is_root() && process::find("apt-get").is_some() {
+        process::run(apt().args(["install", "python3-venv"]))?;
+    }
     process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(into))?;
     let pip = into.join("bin/pip");
     process::run(

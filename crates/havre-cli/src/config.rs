@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use havre_client::{Endpoint, InvalidEndpoint, Tls};
 use serde::Deserialize;
 
+use crate::container::proxies::Proxies;
 use crate::contexts::{self, DEFAULT, Meta, Store};
 use crate::failure::{Failure, file_error};
 use crate::global::Global;
@@ -36,6 +37,8 @@ pub(crate) struct ConfigFile {
     pub(crate) http_headers: BTreeMap<String, String>,
     /// Keys to registries, by their address; passed on as they are.
     pub(crate) auths: BTreeMap<String, serde_json::Value>,
+    /// What new containers get, by daemon or `default`.
+    pub(crate) proxies: BTreeMap<String, Proxies>,
     creds_store: String,
     cred_helpers: BTreeMap<String, String>,
 }
@@ -269,7 +272,7 @@ fn keys(global: &Global) -> Result<Tls, Failure> {
     } else {
         None
     };
-    Ok(Tls { insecure: !verify, ca, identity })
+    Ok(Tls { insecure: !verify, ca, extra: None, identity })
 }
 
 /// Docker's socket under Docker's name, ours otherwise.

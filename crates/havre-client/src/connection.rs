@@ -15,7 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 use crate::hijack::{self, Socket};
 use crate::ssh::Ssh;
-use crate::tls::{self, Connector};
+use havre_tls::{self as tls, Connector};
 
 /// Pieces of a body, produced by another thread or task; the channel is bounded, so a slow daemon
 /// slows the producer down.

@@ -6,7 +6,7 @@ use havre_api::ErrorResponse;
 use havre_base::{Classify, ErrorKind};
 use hyper::StatusCode;
 
-use crate::tls::InvalidKeys;
+use havre_tls::InvalidKeys;
 
 /// A failed request.
 #[derive(Debug, thiserror::Error)]

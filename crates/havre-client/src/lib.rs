@@ -16,7 +16,6 @@ mod query;
 mod ssh;
 mod stream;
 mod system;
-mod tls;
 
 use std::cell::{Cell, RefCell};
 
@@ -35,11 +34,11 @@ use connection::{Connection, Way};
 pub use containers::{AttachOptions, LogsOptions, Waiting};
 pub use endpoint::{Endpoint, InvalidEndpoint, Remote};
 pub use error::ClientError;
+pub use havre_tls::{InvalidKeys, Tls};
 pub use hijack::{Hijacked, Socket};
 pub use images::Progress;
 pub use query::Query;
 pub use stream::{Demultiplexer, JsonLines, StreamKind};
-pub use tls::{InvalidKeys, Tls};
 
 /// How many times a version may be lowered before the refusal is reported.
 const NEGOTIATIONS: usize = 2;

@@ -47,11 +47,15 @@ pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
 pub use events::{Events, Happening};
-pub use files::{Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming, Outgoing, PathStat, Sizes};
+pub use files::{
+    Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming, Outgoing, PathStat, Sizes, clean_path,
+};
 pub use havre_runtime::cgroup::DeviceFigure;
 pub use havre_runtime::shim::evidence::{Ending, Evidence};
 pub use havre_runtime::shim::protocol::{AttachSpec, Exit, ExternalRuntime, FailureKind};
 pub use havre_sys::socket::is_drained;
+// What the machine can limit is known to the control groups.
+pub use havre_runtime::cgroup::Offers;
 pub use logged::check_tag;
 pub use merged::Merged;
 pub use observe::Pruned;

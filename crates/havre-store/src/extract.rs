@@ -220,7 +220,7 @@ fn finish<R: Read>(
     let length = plain.input().count();
     let blob = match plain.compression() {
         Compression::None => diff_id.clone(),
-        Compression::Gzip | Compression::Zstd => plain.input().digest().ok_or_else(missing)?,
+        _ => plain.input().digest().ok_or_else(missing)?,
     };
     Ok(Extracted { diff_id, blob: (blob, length), size, tar_size })
 }

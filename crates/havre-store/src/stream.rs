@@ -14,6 +14,10 @@ pub enum Compression {
     Gzip,
     /// Zstandard.
     Zstd,
+    /// bzip2.
+    Bzip2,
+    /// xz (LZMA2).
+    Xz,
 }
 
 impl Compression {
@@ -25,6 +29,8 @@ impl Compression {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
             // A skippable frame may come first.
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', ..] => Self::Xz,
             _ => Self::None,
         }
     }
@@ -34,6 +40,8 @@ impl Compression {
 const FREE: u64 = 1 << 30;
 /// Beyond that only so many times what went in.
 const RATIO: u64 = 200;
+/// What unpacking xz may need, in KiB: `xz -9` asks for 65 MiB, a header may ask for 4 GiB.
+const XZ_MEMORY: u32 = 256 << 10;
 
 /// Counts and digests what is read through it.
 #[derive(Debug)]
@@ -86,6 +94,8 @@ enum Kind<R: Read> {
     None(Peeked<R>),
     Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Peeked<R>>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<Peeked<R>>>>),
+    Bzip2(Box<bzip2::bufread::MultiBzDecoder<BufReader<Peeked<R>>>>),
+    Xz(Box<lzma_rust2::XzReader<BufReader<Peeked<R>>>>),
 }
 
 /// A stream whose first bytes were looked at.
@@ -120,15 +130,6 @@ impl<R: Read> Plain<R> {
         let mut inner = Counted::new(input, digest);
         let mut head = Vec::with_capacity(4);
         inner.by_ref().take(4).read_to_end(&mut head)?;
-        let foreign = match head.as_slice() {
-            [b'B', b'Z', b'h', ..] => Some("bzip2"),
-            [0xfd, b'7', b'z', b'X'] => Some("xz"),
-            _ => None,
-        };
-        if let Some(foreign) = foreign {
-            let text = format!("not yet supported: archives compressed with {foreign}; use gzip or zstd");
-            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-        }
         let compression = Compression::detect(&head);
         if compression == Compression::None {
             // What comes out is what went in; it is digested there if anyone wants to know.
@@ -143,6 +144,12 @@ impl<R: Read> Plain<R> {
             Compression::Zstd => {
                 Kind::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(buffered(peeked))?))
             }
+            Compression::Bzip2 => {
+                Kind::Bzip2(Box::new(bzip2::bufread::MultiBzDecoder::new(buffered(peeked))))
+            }
+            Compression::Xz => {
+                Kind::Xz(Box::new(lzma_rust2::XzReader::new_mem_limit(buffered(peeked), true, XZ_MEMORY)))
+            }
         };
         Ok(Self { kind, out: 0 })
     }
@@ -153,6 +160,8 @@ impl<R: Read> Plain<R> {
             Kind::None(_) => Compression::None,
             Kind::Gzip(_) => Compression::Gzip,
             Kind::Zstd(_) => Compression::Zstd,
+            Kind::Bzip2(_) => Compression::Bzip2,
+            Kind::Xz(_) => Compression::Xz,
         }
     }
 
@@ -162,6 +171,8 @@ impl<R: Read> Plain<R> {
             Kind::None(inner) => &inner.inner,
             Kind::Gzip(decoder) => &decoder.get_ref().get_ref().inner,
             Kind::Zstd(decoder) => &decoder.get_ref().get_ref().inner,
+            Kind::Bzip2(decoder) => &decoder.get_ref().get_ref().inner,
+            Kind::Xz(decoder) => &decoder.inner().get_ref().inner,
         }
     }
 
@@ -171,6 +182,8 @@ impl<R: Read> Plain<R> {
             Kind::None(inner) => inner,
             Kind::Gzip(decoder) => decoder.get_mut(),
             Kind::Zstd(decoder) => decoder.get_mut(),
+            Kind::Bzip2(decoder) => decoder.get_mut(),
+            Kind::Xz(decoder) => decoder.inner_mut(),
         };
         io::copy(inner, &mut io::sink()).map(drop)
     }
@@ -182,6 +195,8 @@ impl<R: Read> Read for Plain<R> {
             Kind::None(inner) => return inner.read(buffer),
             Kind::Gzip(decoder) => decoder.read(buffer)?,
             Kind::Zstd(decoder) => decoder.read(buffer)?,
+            Kind::Bzip2(decoder) => decoder.read(buffer)?,
+            Kind::Xz(decoder) => decoder.read(buffer)?,
         };
         self.out += u64::try_from(read).unwrap_or(0);
         if self.out > FREE + self.input().count() * RATIO {

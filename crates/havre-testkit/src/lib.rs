@@ -5,6 +5,7 @@
 //! Not here: the daemon. A test starts its own.
 
 pub mod image;
+pub mod registry;
 
 use std::path::PathBuf;
 

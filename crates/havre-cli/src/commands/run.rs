@@ -11,7 +11,7 @@ use tokio::time::{Duration, timeout};
 
 use crate::App;
 use crate::config;
-use crate::container::{Creation, api_socket, creation, flags};
+use crate::container::{Creation, api_socket, creation, flags, proxies};
 use crate::failure::{Failure, describe, file_error};
 use crate::output;
 use crate::session::{Plan, Session};
@@ -23,7 +23,7 @@ pub(crate) const RUN: Command = Command {
     names: &["container run", "run"],
     arguments: "IMAGE [COMMAND] [ARG...]",
     about: "Create and run a new container from an image",
-    flags: &[flags::SHARED, flags::RUN],
+    flags: &[flags::SHARED, flags::LIMITS, flags::RUN],
     arity: Arity::AtLeast(1),
     trailing: true,
     examples: &[
@@ -38,7 +38,7 @@ pub(super) const CREATE: Command = Command {
     names: &["container create", "create"],
     arguments: "IMAGE [COMMAND] [ARG...]",
     about: "Create a new container",
-    flags: &[flags::SHARED],
+    flags: &[flags::SHARED, flags::LIMITS],
     arity: Arity::AtLeast(1),
     trailing: true,
     examples: &["create --name job busybox sh -c 'echo done'"],
@@ -189,6 +189,12 @@ async fn create_container(
     let detached = purpose == Purpose::Detach;
     let mut creation =
         creation(args, detached, terminal::size()).map_err(|reason| refused(app, args, command, &reason))?;
+    let file = config::file(&app.global)?;
+    let env = &mut creation.request.config.env;
+    proxies::add(env.get_or_insert_default(), &file.proxies, &client.endpoint().to_string());
+    if creation.platform.is_empty() {
+        creation.platform = std::env::var("DOCKER_DEFAULT_PLATFORM").unwrap_or_default();
+    }
     let pull = args.text("pull");
     if !matches!(pull, "" | "always" | "missing" | "never") {
         let reason =
@@ -201,7 +207,6 @@ async fn create_container(
     }
     let mut keys = None;
     if args.on("use-api-socket") {
-        let file = config::file(&app.global)?;
         keys = api_socket::prepare(&mut creation, client.endpoint(), &file)
             .map_err(|reason| early(app, args, &reason))?;
     }

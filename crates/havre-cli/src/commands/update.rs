@@ -3,33 +3,18 @@
 use havre_api::host::Resources;
 
 use crate::App;
+use crate::container::flags::LIMITS;
 use crate::container::{nano_cpus, restart};
 use crate::failure::{Failure, describe};
 use crate::format::table::harmless;
 use crate::output;
-use crate::spec::{Args, Arity, Command, bytes, decimal, int, text, uint};
+use crate::spec::{Args, Arity, Command};
 
 pub(super) const UPDATE: Command = Command {
     names: &["container update", "update"],
     arguments: "CONTAINER [CONTAINER...]",
     about: "Update configuration of one or more containers",
-    flags: &[&[
-        uint("blkio-weight", "uint16", "Share of the disk, 10 to 1000; 0 for the default"),
-        int("cpu-period", "Length of a CFS period in microseconds"),
-        int("cpu-quota", "CPU time within a CFS period in microseconds"),
-        int("cpu-rt-period", "Length of a real-time period in microseconds"),
-        int("cpu-rt-runtime", "Real-time CPU time within a period in microseconds"),
-        int("cpu-shares", "Share of the CPU, relative to other containers").short('c'),
-        decimal("cpus", "Number of CPUs, with fraction"),
-        text("cpuset-cpus", "CPUs to run on (0-3, 0,1)"),
-        text("cpuset-mems", "Memory nodes to use (0-3, 0,1)"),
-        bytes("kernel-memory", "Limit of kernel memory").hidden(),
-        bytes("memory", "Memory limit").short('m'),
-        bytes("memory-reservation", "Memory that is kept for the container under pressure"),
-        bytes("memory-swap", "Limit of memory and swap together; -1 for unlimited swap"),
-        int("pids-limit", "Greatest number of processes; -1 for no limit"),
-        text("restart", "When to start again after an exit (no|on-failure[:n]|always|unless-stopped)"),
-    ]],
+    flags: &[LIMITS],
     arity: Arity::AtLeast(1),
     trailing: false,
     examples: &["update --memory 256m --memory-swap 512m web", "update --restart always web db"],

@@ -1,21 +1,10 @@
-//! The flags that `run` and `create` share.
+//! The flags that `run`, `create` and `update` share.
 
 use crate::spec::{Flag, Kind, bytes, decimal, duration, int, list, switch, text, uint, words};
 
-/// What both commands accept.
-pub(crate) const SHARED: &[Flag] = &[
-    list("add-host", "Add a line to the container's hosts file (host:ip)"),
-    words("annotation", "map", "Add an annotation for the OCI runtime (name=value)"),
-    list("attach", "Attach to STDIN, STDOUT or STDERR").short('a'),
+/// Limits and the restart policy, which `update` changes too.
+pub(crate) const LIMITS: &[Flag] = &[
     uint("blkio-weight", "uint16", "Share of the disk, 10 to 1000; 0 for the default"),
-    list("blkio-weight-device", "Share of one disk (path:weight)"),
-    list("cap-add", "Add capabilities"),
-    list("cap-drop", "Drop capabilities"),
-    text("cgroup-parent", "Cgroup under which the container's is made"),
-    text("cgroupns", "Cgroup namespace (host|private)"),
-    text("cidfile", "Write the container's id to this file"),
-    int("cpu-count", "Number of processors (Windows only)").hidden(),
-    int("cpu-percent", "Percentage of processors (Windows only)").hidden(),
     int("cpu-period", "Length of a CFS period in microseconds"),
     int("cpu-quota", "CPU time within a CFS period in microseconds"),
     int("cpu-rt-period", "Length of a real-time period in microseconds"),
@@ -24,6 +13,27 @@ pub(crate) const SHARED: &[Flag] = &[
     decimal("cpus", "Number of CPUs, with fraction"),
     text("cpuset-cpus", "CPUs to run on (0-3, 0,1)"),
     text("cpuset-mems", "Memory nodes to use (0-3, 0,1)"),
+    bytes("kernel-memory", "Limit of kernel memory").hidden(),
+    bytes("memory", "Memory limit").short('m'),
+    bytes("memory-reservation", "Memory that is kept for the container under pressure"),
+    bytes("memory-swap", "Limit of memory and swap together; -1 for unlimited swap"),
+    int("pids-limit", "Greatest number of processes; -1 for no limit"),
+    text("restart", "When to start again after an exit (no|on-failure[:n]|always|unless-stopped)"),
+];
+
+/// What `run` and `create` accept.
+pub(crate) const SHARED: &[Flag] = &[
+    list("add-host", "Add a line to the container's hosts file (host:ip)"),
+    words("annotation", "map", "Add an annotation for the OCI runtime (name=value)"),
+    list("attach", "Attach to STDIN, STDOUT or STDERR").short('a'),
+    list("blkio-weight-device", "Share of one disk (path:weight)"),
+    list("cap-add", "Add capabilities"),
+    list("cap-drop", "Drop capabilities"),
+    text("cgroup-parent", "Cgroup under which the container's is made"),
+    text("cgroupns", "Cgroup namespace (host|private)"),
+    text("cidfile", "Write the container's id to this file"),
+    int("cpu-count", "Number of processors (Windows only)").hidden(),
+    int("cpu-percent", "Percentage of processors (Windows only)").hidden(),
     list("device", "Make a device of the host available (host[:container[:rwm]])"),
     list("device-cgroup-rule", "Allow access to devices by number (c 1:3 rwm)"),
     list("device-read-bps", "Limit reading from a device (path:bytes a second)"),
@@ -57,7 +67,6 @@ pub(crate) const SHARED: &[Flag] = &[
     text("ip6", "IPv6 address (2001:db8::33)"),
     text("ipc", "IPC namespace (none|private|shareable|container:NAME|host)"),
     text("isolation", "Isolation technology"),
-    bytes("kernel-memory", "Limit of kernel memory").hidden(),
     list("label", "Set labels (name=value)").short('l'),
     list("label-file", "Read labels from a file"),
     list("link", "Link to another container"),
@@ -65,9 +74,6 @@ pub(crate) const SHARED: &[Flag] = &[
     text("log-driver", "Where the log goes"),
     list("log-opt", "Options of the log driver"),
     text("mac-address", "MAC address (92:d0:c6:0a:29:33)"),
-    bytes("memory", "Memory limit").short('m'),
-    bytes("memory-reservation", "Memory that is kept for the container under pressure"),
-    bytes("memory-swap", "Limit of memory and swap together; -1 for unlimited swap"),
     int("memory-swappiness", "Readiness to swap, 0 to 100 (cgroup v1)"),
     words("mount", "mount", "Mount a file system (type=bind,source=/a,target=/b,readonly)"),
     text("name", "Name of the container"),
@@ -79,7 +85,6 @@ pub(crate) const SHARED: &[Flag] = &[
     switch("oom-kill-disable", "Do not kill when memory runs out"),
     int("oom-score-adj", "Preference of the OOM killer, -1000 to 1000"),
     text("pid", "PID namespace (container:NAME|host)"),
-    int("pids-limit", "Greatest number of processes; -1 for no limit"),
     text("platform", "Platform of the image"),
     switch("privileged", "Give the container all rights on the host"),
     list("publish", "Publish a port ([[ip:]host:]container[/protocol])").short('p'),
@@ -87,7 +92,6 @@ pub(crate) const SHARED: &[Flag] = &[
     text("pull", "When to pull the image (always|missing|never)"),
     switch("quiet", "Do not print the progress of a pull").short('q'),
     switch("read-only", "Mount the root file system read-only"),
-    text("restart", "When to start again after an exit (no|on-failure[:n]|always|unless-stopped)"),
     switch("rm", "Remove the container when it exits"),
     text("runtime", "OCI runtime"),
     list("security-opt", "Security options (no-new-privileges, seccomp=FILE, apparmor=PROFILE, label=...)"),

@@ -7,6 +7,7 @@ mod devices;
 pub(crate) mod flags;
 mod mounts;
 mod ports;
+pub(crate) mod proxies;
 mod request;
 mod security;
 

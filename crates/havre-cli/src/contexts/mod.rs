@@ -177,7 +177,7 @@ impl Store {
             (Some(cert), Some(key)) => Some((cert, key)),
             _ => None,
         };
-        Ok(Some(Tls { insecure: meta.insecure(), ca: files.remove("ca.pem"), identity }))
+        Ok(Some(Tls { insecure: meta.insecure(), ca: files.remove("ca.pem"), extra: None, identity }))
     }
 
     /// Writes a context; `None` leaves its keys as they are.

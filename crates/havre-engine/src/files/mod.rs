@@ -26,6 +26,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use changes::{Change, ChangeKind};
 pub use flow::{Incoming, Outgoing};
+pub use tree::clean as clean_path;
 pub use tree::{ExtractSpec, PathStat};
 
 use crate::EngineError;

@@ -80,7 +80,7 @@ impl Asked {
 }
 
 /// The text with `.`, `..` and double slashes resolved by their letters, absolute.
-pub(super) fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in text.split('/') {
         match part {

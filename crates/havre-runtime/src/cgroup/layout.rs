@@ -40,6 +40,34 @@ impl Hierarchy {
     }
 }
 
+/// What a machine can limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a kernel option of its own")]
+pub struct Offers {
+    /// The controllers are those of v2.
+    pub unified: bool,
+    /// Memory.
+    pub memory: bool,
+    /// Memory and swap together.
+    pub swap: bool,
+    /// Processor time in a period.
+    pub quota: bool,
+    /// A share of the processors.
+    pub shares: bool,
+    /// Processors and memory nodes by number.
+    pub cpuset: bool,
+    /// Processes.
+    pub pids: bool,
+}
+
+impl Offers {
+    /// Of this machine; nothing where no hierarchy is mounted.
+    #[must_use]
+    pub fn here() -> Self {
+        Layout::current().map(Layout::offers).unwrap_or_default()
+    }
+}
+
 /// All hierarchies that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -101,6 +129,37 @@ impl Layout {
         }
     }
 
+    /// What this machine can limit.
+    #[must_use]
+    pub fn offers(&self) -> Offers {
+        let unified = match self.version {
+            Version::V1 => String::new(),
+            Version::V2 => {
+                let list = self.hierarchies.first().map(|one| one.root.join("cgroup.controllers"));
+                list.and_then(|list| fs::read_to_string(list).ok()).unwrap_or_default()
+            }
+        };
+        let has = |controller: &str| match self.version {
+            Version::V1 => self.hierarchy(controller).is_some(),
+            Version::V2 => unified.split_whitespace().any(|name| name == controller),
+        };
+        // In v1 a kernel option decides about a file beside the controller's others.
+        let file = |controller: &str, name: &str| {
+            has(controller)
+                && (self.version == Version::V2
+                    || self.hierarchy(controller).is_some_and(|one| one.root.join(name).exists()))
+        };
+        Offers {
+            unified: self.version == Version::V2,
+            memory: has("memory"),
+            swap: file("memory", "memory.memsw.limit_in_bytes") && fs::exists("/proc/swaps").unwrap_or(false),
+            quota: file("cpu", "cpu.cfs_quota_us"),
+            shares: has("cpu"),
+            cpuset: has("cpuset"),
+            pids: has("pids"),
+        }
+    }
+
     /// The hierarchy that has `controller`.
     /// Whether the number of processes can be limited.
     pub fn counts_processes(&self) -> bool {
@@ -134,6 +193,9 @@ mod tests {
         assert_eq!((hybrid.version, hybrid.hierarchies.len()), (Version::V1, 3));
         assert_eq!(hybrid.hierarchy("cpuacct").unwrap().root, PathBuf::from("/sys/fs/cgroup/cpu,cpuacct"));
         assert!(hybrid.hierarchy("memory").is_none());
+
+        let offers = hybrid.offers();
+        assert!(offers.shares && offers.pids && !offers.memory && !offers.swap && !offers.unified);
 
         let named = Layout::parse(&[TMPFS, NAMED, UNIFIED].concat()).unwrap();
         assert_eq!((named.version, named.hierarchies.len()), (Version::V2, 1));

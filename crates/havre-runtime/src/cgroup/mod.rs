@@ -28,7 +28,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 pub use change::Changed;
-pub use layout::{Hierarchy, Layout, Version};
+pub use layout::{Hierarchy, Layout, Offers, Version};
 pub use stats::{BlockIoUsage, CpuUsage, DeviceFigure, MemoryUsage, PidsUsage, Usage, machine_memory};
 pub use struck::Struck;
 

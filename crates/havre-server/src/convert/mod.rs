@@ -190,7 +190,7 @@ pub(crate) fn create(
         ipc,
         uts_host: uts_host(&config, host_or_own(&host.uts_mode, "UTS")?)?,
         cgroupns_host: match host.cgroupns_mode.as_str() {
-            "" => host.privileged && !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            "" => host.privileged && !havre_engine::Offers::here().unified,
             mode => host_or_own(mode, "cgroup namespace")?,
         },
         mounts: mounts::mounts(&config, &host)?,

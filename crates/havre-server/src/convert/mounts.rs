@@ -39,20 +39,13 @@ fn target(text: &str, whole: &str) -> Result<String, Refusal> {
             "invalid volume specification: '{whole}': invalid mount config: mount path must be absolute"
         )));
     }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in text.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    if parts.is_empty() {
+    let clean = havre_engine::clean_path(text);
+    if clean == "/" {
         return Err(Refusal::invalid(format!(
             "invalid volume specification: '{whole}': invalid specification: destination can't be '/'"
         )));
     }
-    Ok(format!("/{}", parts.join("/")))
+    Ok(clean)
 }
 
 /// `SOURCE:TARGET[:OPTION,...]`.

@@ -91,12 +91,12 @@ impl Read for Upload {
 }
 
 /// A response body as a blocking writer.
-struct Download(Sink);
+struct Download(mpsc::Sender<io::Result<Bytes>>);
 
 impl Write for Download {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0
-            .blocking_send(Bytes::copy_from_slice(bytes))
+            .blocking_send(Ok(Bytes::copy_from_slice(bytes)))
             .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         Ok(bytes.len())
     }
@@ -454,12 +454,14 @@ fn save_names(server: &Server, call: &Call, names: Vec<String>) -> Handled {
         server.engine.images.resolve(name)?;
         platform::check(&server.engine, name, &platforms)?;
     }
-    let (sink, answer) = body::stream("application/x-tar");
+    let (sink, answer) = body::fallible("application/x-tar");
     let engine = Arc::clone(&server.engine);
     tokio::task::spawn_blocking(move || {
-        let out = io::BufWriter::with_capacity(64 * 1024, Download(sink));
-        if let Err(error) = engine.images.save(&names, out) {
-            tracing::warn!(error = chain(&error), "saving images ended early");
+        let out = io::BufWriter::with_capacity(64 * 1024, Download(sink.clone()));
+        match engine.images.save(&names, out) {
+            // The announced end: without it the archive is cut, and the client's connection with it.
+            Ok(()) => sink.blocking_send(Ok(Bytes::new())).unwrap_or(()),
+            Err(error) => tracing::warn!(error = chain(&error), "saving images ended early"),
         }
     });
     Ok(answer)

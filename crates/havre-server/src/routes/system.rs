@@ -103,7 +103,8 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
     };
     let (running, paused) = (count(&["running", "restarting"]), count(&["paused"]));
     let total = i64::try_from(views.len()).unwrap_or(i64::MAX);
-    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let offers = havre_engine::Offers::here();
+    let v2 = offers.unified;
     let names = |list: &[&str]| Some(list.iter().map(|name| (*name).to_owned()).collect());
     let apparmor = std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists();
     let images = engine.images.count();
@@ -124,18 +125,18 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
             log: names(&["json-file", "none"]),
             ..PluginsInfo::default()
         },
-        memory_limit: true,
-        swap_limit: true,
-        cpu_cfs_period: true,
-        cpu_cfs_quota: true,
-        cpu_shares: true,
-        cpu_set: true,
-        pids_limit: true,
+        memory_limit: offers.memory,
+        swap_limit: offers.swap,
+        cpu_cfs_period: offers.quota,
+        cpu_cfs_quota: offers.quota,
+        cpu_shares: offers.shares,
+        cpu_set: offers.cpuset,
+        pids_limit: offers.pids,
         ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
             .is_ok_and(|text| text.trim() == "1"),
         debug: info.debug,
         n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, |list| i64::try_from(list.count()).unwrap_or(0)),
-        oom_kill_disable: !v2,
+        oom_kill_disable: offers.memory && !v2,
         system_time: SystemClock.now().to_string(),
         logging_driver: info.defaults.log_driver.clone(),
         n_goroutines: i64::try_from(tokio::runtime::Handle::current().metrics().num_alive_tasks())

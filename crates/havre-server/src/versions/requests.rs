@@ -67,7 +67,7 @@ fn host_config(version: ApiVersion, host: &mut HostConfig) {
     if version < before(42) {
         host.console_size = [0, 0];
     }
-    if version < before(41) && host.cgroupns_mode.is_empty() && !cgroup_v2() {
+    if version < before(41) && host.cgroupns_mode.is_empty() && !havre_engine::Offers::here().unified {
         host.cgroupns_mode = "host".into();
     }
     if version < before(40) && host.ipc_mode.is_empty() {
@@ -77,10 +77,6 @@ fn host_config(version: ApiVersion, host: &mut HostConfig) {
         // The client removed the container then.
         host.auto_remove = false;
     }
-}
-
-fn cgroup_v2() -> bool {
-    std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 #[cfg(test)]

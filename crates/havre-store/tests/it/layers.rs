@@ -273,6 +273,37 @@ fn an_entry_may_come_twice_and_the_last_one_counts() {
     assert_eq!(std::fs::read(fs.join("a2")).unwrap(), b"file now");
 }
 
+/// Packs with a dictionary of so many bytes.
+fn xz(bytes: &[u8], dictionary: u32) -> Vec<u8> {
+    let mut options = lzma_rust2::XzOptions::with_preset(1);
+    options.lzma_options.dict_size = dictionary;
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    xz.write_all(bytes).unwrap();
+    xz.finish().unwrap()
+}
+
+#[test]
+fn i07_xz_that_asks_for_too_much_memory_is_refused() {
+    let mut packed = xz(&archive(&[(file("a"), b"x")]), 1 << 20);
+    // The dictionary's size is a byte of the block's header, behind which is its checksum: found by both.
+    let header = 12;
+    let length = (usize::from(packed[header]) + 1) * 4;
+    let at = header + 4;
+    assert_eq!(packed[header + 2..at], [0x21, 1], "LZMA2 with one byte of properties");
+    packed[at] = 39;
+    let sum = crc32(&packed[header..header + length - 4]);
+    packed[header + length - 4..header + length].copy_from_slice(&sum.to_le_bytes());
+    let error = world().store.extract(packed.as_slice(), Limits::default()).unwrap_err();
+    assert!(format!("{error:?}").contains("memory"), "{error:?}");
+}
+
+/// CRC-32 as xz has it.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg()))
+    })
+}
+
 #[test]
 fn compressed_layers_are_the_same_layers() {
     let world = world();
@@ -281,12 +312,18 @@ fn compressed_layers_are_the_same_layers() {
     gzip.write_all(&tar).unwrap();
     let gzip = gzip.finish().unwrap();
     let zstd = zstd::encode_all(tar.as_slice(), 3).unwrap();
-    for packed in [&tar, &gzip, &zstd] {
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&tar).unwrap();
+    let bzip2 = bzip2.finish().unwrap();
+    let xz = xz(&tar, 1 << 20);
+    for packed in [&tar, &gzip, &zstd, &bzip2, &xz] {
         let layer = world.store.extract(packed.as_slice(), Limits::default()).unwrap();
         assert_eq!(layer.info.diff_id, Digest::of_bytes(&tar));
         assert_eq!(layer.info.size, 100_000);
         assert_eq!(layer.info.tar_size, tar.len() as u64);
         assert_eq!(layer.blob, (Digest::of_bytes(packed), packed.len() as u64));
+        let cut = &packed[..packed.len() - 9];
+        assert!(cut.len() > tar.len() / 2 || world.store.extract(cut, Limits::default()).is_err());
     }
 }
 

@@ -27,6 +27,14 @@ impl Client {
         finish(self.command(args).current_dir(folder).stdin(Stdio::null()).output().expect("the client runs"))
     }
 
+    /// A container that was only made.
+    pub(crate) fn created(&self, name: &str, flags: &[&str], command: &[&str]) -> String {
+        let name = self.unique(name);
+        let create = ["create", "--name", &name, "--label", "e2e", "--network", "none"];
+        self.run(&[&create, flags, &["e2e/busybox"], command].concat()).exits(0);
+        name
+    }
+
     /// A container that runs until it is removed.
     pub(crate) fn sleeper(&self, name: &str, flags: &[&str]) -> String {
         let name = self.unique(name);
@@ -56,21 +64,7 @@ pub(crate) fn scratch(world: &World, client: &Client, name: &str) -> PathBuf {
 fn every_state(world: &World, client: &Client) {
     let here = scratch(world, client, "states");
     fs::write(here.join("file"), "content").unwrap();
-    let name = client.unique("states");
-    client
-        .run(&[
-            "create",
-            "--name",
-            &name,
-            "--label",
-            "e2e",
-            "--network",
-            "none",
-            "e2e/busybox",
-            "sleep",
-            "1000",
-        ])
-        .exits(0);
+    let name = client.created("states", &[], &["sleep", "1000"]);
     let round = |state: &str| {
         let inside = format!("{name}:/{state}");
         client.run_in(&here, &["cp", "file", &inside]).exits(0);

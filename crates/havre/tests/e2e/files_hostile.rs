@@ -159,7 +159,7 @@ fn f02_f03_traps(world: &World, client: &Client) {
     let plain = archive(&[(Kind::File, "file", "")]);
     fs::write(here.join("plain.tar"), &plain).unwrap();
     let path = format!("/containers/{name}/archive?path=/in");
-    for (program, works) in [("gzip", true), ("zstd", true), ("xz", false), ("bzip2", false)] {
+    for program in ["gzip", "zstd", "xz", "bzip2"] {
         let out = std::process::Command::new(program).arg("-c").arg(here.join("plain.tar")).output();
         let Ok(out) = out else {
             println!("SKIP f03 with {program}: not installed");
@@ -167,11 +167,7 @@ fn f02_f03_traps(world: &World, client: &Client) {
         };
         let (status, answer) = send(world.socket(), "PUT", &path, &out.stdout);
         let answer = String::from_utf8_lossy(&answer);
-        if works {
-            assert_eq!(status, 200, "{program}: {answer}");
-        } else {
-            assert!(status >= 400 && answer.contains(program), "{program}: {answer}");
-        }
+        assert_eq!(status, 200, "{program}: {answer}");
     }
     let (status, _) = send(world.socket(), "GET", &format!("/containers/{name}/archive?path=/etc"), b"");
     assert_eq!(status, 200);
@@ -188,23 +184,8 @@ fn f04_f05_mount_targets(world: &World, client: &Client) {
     let canary = Canary::new(world, client, "f04");
     let bound = scratch(world, client, "f04").join("bound");
     fs::create_dir(&bound).unwrap();
-    let name = client.unique("f04");
     let flag = format!("{}:/mnt/a/target", bound.display());
-    client
-        .run(&[
-            "create",
-            "--name",
-            &name,
-            "--label",
-            "e2e",
-            "-v",
-            &flag,
-            "--network",
-            "none",
-            "e2e/busybox",
-            "true",
-        ])
-        .exits(0);
+    let name = client.created("f04", &["-v", &flag], &["true"]);
     client.run(&["start", "-a", &name]).exits(0);
     // The folders of a stopped container change under a copy, as a volume's could that others write.
     let upper = client.run(&["inspect", "-f", "{{.Id}}", &name]).exits(0);
@@ -427,21 +408,7 @@ fn f08_hostile_daemon(world: &World, client: &Client) {
 }
 
 fn idle_upload(world: &World, client: &Client) {
-    let name = client.unique("idle");
-    client
-        .run(&[
-            "create",
-            "--name",
-            &name,
-            "--label",
-            "e2e",
-            "--network",
-            "none",
-            "e2e/busybox",
-            "sleep",
-            "1000",
-        ])
-        .exits(0);
+    let name = client.created("idle", &[], &["sleep", "1000"]);
     let mut upload = UnixStream::connect(world.socket()).unwrap();
     let head = format!(
         "PUT /containers/{name}/archive?path=/ HTTP/1.1\r\nHost: engine\r\nContent-Length: 1000000\r\n\r\n"

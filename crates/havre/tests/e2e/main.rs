@@ -15,6 +15,7 @@
 
 mod api;
 mod cases;
+mod configured;
 mod confinement;
 mod debian;
 mod endings;
@@ -56,6 +57,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(debian::ALL)
         .chain(reach::ALL)
         .chain(run::ALL)
+        .chain(configured::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.

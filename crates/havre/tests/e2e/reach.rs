@@ -184,17 +184,21 @@ fn a06_pages(_: &World, client: &Client) {
     let daemon = Private::start("{}", &["-H", "SOCKET", "-H", "tcp://127.0.0.1:0"]);
     let ask = |headers: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", daemon.port())).unwrap();
-        write!(stream, "GET /info HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+        // Refused in the middle of the head, the rest of it may break the connection, even before the answer is read.
+        write!(stream, "GET /info HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap_or(());
         let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text.split(' ').nth(1).unwrap_or_default().to_owned()
+        stream
+            .read_to_string(&mut text)
+            .map_or("broken".to_owned(), |_| text.split(' ').nth(1).unwrap_or("broken").to_owned())
     };
     assert_eq!(ask("Host: 127.0.0.1\r\n"), "200");
     assert_eq!(ask("Host: 127.0.0.1\r\nOrigin: http://evil.example\r\n"), "403");
     assert_eq!(ask("Host: evil.example\r\n"), "403");
     // A head that never ends is refused, not kept.
     let endless = "X: ".to_owned() + &"y".repeat(300 * 1024) + "\r\n";
-    assert_eq!(ask(&format!("Host: 127.0.0.1\r\n{endless}")), "431");
+    let refused = ask(&format!("Host: 127.0.0.1\r\n{endless}"));
+    assert!(matches!(refused.as_str(), "431" | "broken"), "{refused}");
+    assert_eq!(ask("Host: 127.0.0.1\r\n"), "200");
     // Without keys the stream of a container passes too.
     daemon.load(client);
     let host = format!("tcp://127.0.0.1:{}", daemon.port());

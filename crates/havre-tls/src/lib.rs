@@ -1,6 +1,8 @@
-//! The keys of a connection over TCP, and why a handshake fails, in words.
+//! The caller's side of TLS: keys of a connection, whom it trusts, and why a handshake fails, in words.
 //!
-//! Nothing here runs for a connection without keys.
+//! Invariants: the authorities are those that were given, or the system's; nobody is trusted without a word of the
+//! user's (`Tls::insecure`). Nothing here runs for a connection without keys.
+//! Not here: what listens, HTTP, and where keys are found.
 
 use std::error::Error;
 use std::io;
@@ -13,7 +15,7 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -24,10 +26,12 @@ const SYSTEM: &[&str] =
 /// The keys of a connection, as PEM texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Whether any certificate of the daemon will do.
+    /// Whether any certificate of the server will do.
     pub insecure: bool,
     /// The authorities to trust; those of the system when absent.
     pub ca: Option<Vec<u8>>,
+    /// Authorities to trust besides those.
+    pub extra: Option<Vec<u8>>,
     /// Our own certificate and its key.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -39,7 +43,7 @@ pub struct InvalidKeys(String);
 
 impl Tls {
     /// Reads the keys, ready to connect.
-    pub(crate) fn connector(&self) -> Result<Connector, InvalidKeys> {
+    pub fn connector(&self) -> Result<Connector, InvalidKeys> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -67,14 +71,16 @@ impl Tls {
 
     fn roots(&self) -> Result<RootCertStore, InvalidKeys> {
         let mut roots = RootCertStore::empty();
+        let bad = |error: &dyn std::fmt::Display| {
+            InvalidKeys(format!("failed to read the CA certificate: {error}"))
+        };
+        for pem in self.ca.iter().chain(&self.extra) {
+            for authority in CertificateDer::pem_slice_iter(pem) {
+                roots.add(authority.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
+            }
+        }
         match &self.ca {
-            Some(pem) => {
-                let bad = |error: &dyn std::fmt::Display| {
-                    InvalidKeys(format!("failed to read the CA certificate: {error}"))
-                };
-                for authority in CertificateDer::pem_slice_iter(pem) {
-                    roots.add(authority.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
-                }
+            Some(_) => {
                 if roots.is_empty() {
                     return Err(bad(&"there is none in it"));
                 }
@@ -91,11 +97,20 @@ impl Tls {
 
 /// Keys that were read.
 #[derive(Clone)]
-pub(crate) struct Connector(TlsConnector);
+pub struct Connector(TlsConnector);
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connector")
+    }
+}
 
 impl Connector {
-    /// The handshake with the daemon at `host:port`.
-    pub(crate) async fn connect(&self, address: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    /// The handshake with who is at `host:port`.
+    pub async fn connect<S>(&self, address: &str, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
@@ -143,7 +158,8 @@ impl ServerCertVerifier for Anybody {
 }
 
 /// What TLS found wrong, if anywhere in the chain of causes it did.
-pub(crate) fn reason(error: &(dyn Error + 'static)) -> Option<String> {
+#[must_use]
+pub fn reason(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
@@ -178,17 +194,17 @@ fn words(error: &rustls::Error) -> String {
         rustls::Error::AlertReceived(alert) => {
             let why = match alert {
                 AlertDescription::CertificateRequired => {
-                    "certificate required: the daemon wants a client certificate (--tlscert, --tlskey)"
+                    "certificate required: the server wants a client certificate (--tlscert, --tlskey)"
                 }
                 AlertDescription::CertificateExpired => "expired certificate: ours is no longer valid",
                 AlertDescription::UnknownCA => {
-                    "unknown certificate authority: the daemon does not trust who signed our certificate"
+                    "unknown certificate authority: the server does not trust who signed our certificate"
                 }
                 AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
-                    "bad certificate: the daemon does not accept ours"
+                    "bad certificate: the server does not accept ours"
                 }
                 AlertDescription::DecryptError => {
-                    "error decrypting message: our certificate is of an authority that the daemon does not know"
+                    "error decrypting message: our certificate is of an authority that the server does not know"
                 }
                 other => return format!("remote error: tls: {other:?}"),
             };

@@ -1,0 +1,105 @@
+//! What can go wrong between us and a registry, in the words Docker's users know.
+
+use havre_base::{Classify, ErrorKind};
+use havre_oci::Digest;
+
+/// A failed request to a registry.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RegistryError {
+    /// It may not be reached, or it and we do not trust each other.
+    #[error("{method} \"{url}\": {reason}")]
+    Unreachable {
+        /// `Get`, as Docker writes it.
+        method: String,
+        /// What was asked.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The registry refused.
+    #[error("{message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The protocol's code, as `MANIFEST_UNKNOWN`; empty when it sent none.
+        code: String,
+        /// Its own words, or what the status says.
+        message: String,
+    },
+    /// It wants to know who asks.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// It said something the protocol does not have.
+    #[error("{url}: {why}")]
+    Protocol {
+        /// What was asked.
+        url: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
+    /// It points to where we do not go.
+    #[error("refused to follow {from} to {to}: {why}")]
+    Elsewhere {
+        /// What was asked.
+        from: String,
+        /// Where it points.
+        to: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Not what its digest says.
+    #[error("{what} verification failed: expected {expected}, got {found}")]
+    Mismatch {
+        /// `manifest` or `blob`.
+        what: &'static str,
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// Keys or settings that cannot be used.
+    #[error("{0}")]
+    Setting(String),
+    /// Our own side of an upload failed.
+    #[error("cannot read what is to be uploaded: {0}")]
+    Source(String),
+}
+
+impl RegistryError {
+    /// Whether there is no such thing at the registry.
+    #[must_use]
+    pub const fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether another endpoint, or another time, may answer better.
+    pub(crate) const fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => matches!(*status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+}
+
+impl Classify for RegistryError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused { status, .. } => match status {
+                401 => ErrorKind::Unauthorized,
+                403 => ErrorKind::Forbidden,
+                404 => ErrorKind::NotFound,
+                400 | 413 | 416 => ErrorKind::InvalidParameter,
+                429 | 503 => ErrorKind::Unavailable,
+                _ => ErrorKind::Internal,
+            },
+            Self::Unauthorized(_) => ErrorKind::Unauthorized,
+            Self::Setting(_) => ErrorKind::InvalidParameter,
+            Self::Unreachable { .. }
+            | Self::Protocol { .. }
+            | Self::Elsewhere { .. }
+            | Self::Mismatch { .. }
+            | Self::Source(_) => ErrorKind::Internal,
+        }
+    }
+}
