@@ -12,7 +12,7 @@ use crate::process;
 
 const TABLE: &str = "docs/attacks.tsv";
 /// What a row can be.
-const STATES: [&str; 3] = ["holds", "machine", "waits"];
+const STATES: [&str; 4] = ["holds", "part", "machine", "waits"];
 
 /// Names of tests by the ids they carry.
 type Tests = BTreeMap<String, BTreeSet<String>>;
@@ -33,7 +33,8 @@ pub(crate) fn run() -> Result<()> {
         println!("{:<4} {:<8} {count:<9} {}", row.id, row.state, row.note);
     }
     let of = |state: &str| rows.iter().filter(|row| row.state == state).count();
-    println!("{} hold, {} on the other machine, {} wait", of("holds"), of("machine"), of("waits"));
+    let (holds, part, machine, waits) = (of("holds"), of("part"), of("machine"), of("waits"));
+    println!("{holds} hold, {part} in part, {machine} on the other machine, {waits} wait");
     judge(&rows, &tests)
 }
 
@@ -101,7 +102,7 @@ fn judge(rows: &[Row], tests: &Tests) -> Result<()> {
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 wrong.push(format!("{} waits, but there is {:?}", row.id, names.join("; ")));
             }
-            ("holds" | "machine", None) => {
+            ("holds" | "part" | "machine", None) => {
                 wrong.push(format!("{} holds, but no test carries the id", row.id))
             }
             _ => {}

@@ -345,7 +345,7 @@ fn a_broken_archive_is_an_error_and_leaves_nothing() {
 }
 
 #[test]
-fn a_bomb_is_stopped() {
+fn i07_a_bomb_is_stopped() {
     let world = world();
     let limits = Limits { bytes: 10 << 20, ..Limits::default() };
     let huge = Entry { size: 1 << 40, ..file("huge") };
