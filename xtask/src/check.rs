@@ -1,12 +1,13 @@
-//! Format, lints, layers, documentation. The tests are a chore of their own.
+//! Format, lints, layers, the list of attacks, documentation. The tests are a chore of their own.
 
 use anyhow::Result;
 
-use crate::{layers, process};
+use crate::{attacks, layers, process};
 
 pub(crate) fn run() -> Result<()> {
     process::run(process::cargo().args(["fmt", "--all", "--check"]))?;
     layers::run()?;
+    attacks::check()?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     process::run(process::cargo().args(clippy))?;
     let mut doc = process::cargo();

@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "chores speak to the terminal")]
 
+mod attacks;
 mod bench;
 mod check;
 mod coverage;
@@ -17,9 +18,10 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask <chore>
 
-  check                 format, lints, layers, documentation
+  check                 format, lints, layers, attacks, documentation
   test [ARGS]           install what the tests need, check, build, run all tests, list what was skipped
   layers                which crate may use which
+  attacks               which rows of the list of attacks hold, which wait, and for what
   bench [--quick] [NAMES]  beside Docker of the distribution, as ratios (root)
   coverage              of Docker's API and command line (root)
 ";
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Some("check") => check::run(),
         Some("test") => test::run(rest),
         Some("layers") => layers::run(),
+        Some("attacks") => attacks::run(),
         Some("bench") => bench::run(rest),
         Some("coverage") => coverage::run(),
         Some("help" | "--help" | "-h") | None => {

@@ -26,6 +26,9 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("python3", &["python3", "python3-venv"]),
     ("node", &["nodejs"]),
     ("npm", &["npm"]),
+    // The shells that run our completion scripts.
+    ("zsh", &["zsh"]),
+    ("fish", &["fish"]),
 ];
 
 /// Where the client libraries of other languages are, below the target folder.

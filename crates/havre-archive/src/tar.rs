@@ -12,6 +12,7 @@ use tar_core::parse::{Limits, ParseEvent, Parser};
 use tar_core::{EntryType, PaxExtensions};
 
 use crate::ArchiveError;
+use crate::error::lossy;
 
 const BLOCK: usize = 256 << 10;
 
@@ -259,6 +260,10 @@ impl<R: Read> TarReader<R> {
             }
             self.consume(consumed);
             if let Some(entry) = entry {
+                if i64::try_from(entry.size).is_err() {
+                    let why = "size beyond what any file can have";
+                    return Err(ArchiveError::Entry { name: lossy(&entry.path), why });
+                }
                 self.left = entry.size;
                 self.padding = entry.size.next_multiple_of(512) - entry.size;
                 return Ok(Some(entry));

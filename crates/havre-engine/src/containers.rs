@@ -73,6 +73,7 @@ impl Containers {
         let CreateRequest { name, mut spec, asked } = request;
         let image = self.image(&spec.image).await?;
         let merged = Merged::new(&spec, &image.config.config)?;
+        self.launcher.sources.look(&spec.mounts, crate::sources::Look::Exist).await?;
         if self.launcher.settings.no_new_privileges {
             spec.security.no_new_privileges = true;
         }

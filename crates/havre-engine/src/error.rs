@@ -60,6 +60,18 @@ pub enum EngineError {
     /// The container's state forbids it.
     #[error("{0}")]
     State(String),
+    /// Processes were killed and do not end.
+    #[error(
+        "cannot {what} container \"/{name}\": tried to kill container, but did not receive an exit event: {why}"
+    )]
+    Stuck {
+        /// What was tried.
+        what: &'static str,
+        /// The container.
+        name: ContainerName,
+        /// Which processes, where in the kernel.
+        why: String,
+    },
     /// The container already is as asked.
     #[error("container {0} is already in the wanted state")]
     Unchanged(ContainerId),
@@ -141,7 +153,7 @@ impl Classify for EngineError {
                 FailureKind::Gone => ErrorKind::Conflict,
                 FailureKind::Internal => ErrorKind::Internal,
             },
-            Self::Update { .. } | Self::Shim(_) | Self::Io { .. } => ErrorKind::Internal,
+            Self::Update { .. } | Self::Stuck { .. } | Self::Shim(_) | Self::Io { .. } => ErrorKind::Internal,
             Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Image(error) => error.kind(),
             Self::Store(error) => error.kind(),

@@ -13,10 +13,10 @@ use std::time::Instant;
 
 use havre_base::{ContainerId, ContainerName, ExecId};
 use havre_image::Images;
-use havre_oci::runtime::{LinuxCapabilities, LinuxResources, Process, Spec};
+use havre_oci::runtime::{LinuxCapabilities, LinuxPids, LinuxResources, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
-use havre_runtime::cgroup::{Cgroup, Changed};
-use havre_runtime::shim::protocol::{Exit, LogConfig, RootConfig, ShimConfig};
+use havre_runtime::cgroup::{Cgroup, Changed, Layout};
+use havre_runtime::shim::protocol::{Donor, Exit, LogConfig, RootConfig, ShimConfig};
 use havre_store::db::{Batch, Db};
 use tokio::sync::oneshot;
 
@@ -30,7 +30,8 @@ use crate::plan::{self, Facts};
 use crate::reaper::Reaper;
 use crate::record::Fixed;
 use crate::settings::{self, Settings};
-use crate::spec::{ExecSpec, IpcMode, MountKind, NetworkMode, SeccompSpec, Sharing};
+use crate::sources::Sources;
+use crate::spec::{ExecSpec, IpcMode, NetworkMode, SeccompSpec, Sharing};
 
 /// A started shim.
 pub(crate) struct Launched {
@@ -51,6 +52,9 @@ pub(crate) struct Launcher {
     filters: Filters,
     pub(crate) reaper: Reaper,
     facts: Facts,
+    /// Processes and threads of a container that says nothing of them.
+    most_processes: Option<LinuxPids>,
+    pub(crate) sources: Sources,
     /// A sealed copy of our own program.
     binary: OwnedFd,
 }
@@ -84,6 +88,8 @@ impl Launcher {
             filters: Filters::default(),
             reaper: Reaper::default(),
             facts,
+            most_processes: most_processes(),
+            sources: Sources::default(),
             binary,
         })
     }
@@ -108,7 +114,7 @@ impl Launcher {
         &self.facts.host_name
     }
 
-    /// Starts a shim for the container. What this made is removed again by [`Launcher::tidy`].
+    /// Starts a shim for the container, whose bind sources are ready. What this made is removed again by [`Launcher::tidy`].
     pub(crate) fn launch(
         &self,
         fixed: &Fixed,
@@ -118,18 +124,20 @@ impl Launcher {
         let id = &fixed.id;
         let data_dir = self.data_dir(id);
         std::fs::create_dir_all(&data_dir).map_err(EngineError::io("create", &data_dir))?;
-        make_bind_sources(fixed)?;
-        crate::propagation::check(&fixed.spec.mounts)?;
         let files = crate::etc::write(&data_dir, fixed)?;
         let runtime = self.settings.live.get().runtime(fixed.spec.runtime.as_deref())?.cloned();
         let init = fixed.spec.init.unwrap_or(self.settings.default_init);
+        let donors = self.donors(fixed)?;
         let facts = Facts {
-            pids: self.joined(fixed)?,
+            pids: donors.iter().map(|donor| (donor.id.to_string(), donor.pid)).collect(),
             // Other runtimes know no time namespaces, or only new ones do.
             time_namespace: self.facts.time_namespace && self.settings.time_namespaces && runtime.is_none(),
             ..self.facts.clone()
         };
         let mut spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;
+        if let Some(resources) = spec.linux.as_mut().and_then(|linux| linux.resources.as_mut()) {
+            resources.pids = resources.pids.take().or_else(|| self.most_processes.clone());
+        }
         if let Some(process) = &mut spec.process {
             process.rlimits = settings::limits(&process.rlimits, &self.settings.rlimits);
         }
@@ -181,6 +189,7 @@ impl Launcher {
             }),
             console: fixed.spec.console,
             runtime,
+            donors,
             spec,
         };
         remove_tree(&run_dir)?;
@@ -230,10 +239,10 @@ impl Launcher {
         Ok(())
     }
 
-    /// Process ids of the containers whose namespaces are joined.
-    fn joined(&self, fixed: &Fixed) -> Result<std::collections::BTreeMap<String, i32>, EngineError> {
+    /// The running containers whose namespaces are joined.
+    fn donors(&self, fixed: &Fixed) -> Result<Vec<Donor>, EngineError> {
         let spec = &fixed.spec;
-        let mut pids = std::collections::BTreeMap::new();
+        let mut donors: Vec<Donor> = Vec::new();
         let network = match &spec.network {
             NetworkMode::Container(id) => Some(id),
             NetworkMode::None | NetworkMode::Host => None,
@@ -247,11 +256,15 @@ impl Launcher {
             IpcMode::Private | IpcMode::Shareable | IpcMode::None | IpcMode::Host => None,
         };
         for id in [network, pid, ipc].into_iter().flatten() {
-            if let Some(pid) = self.index.find(id.as_str())?.view.borrow().now.state.pid() {
-                pids.insert(id.to_string(), pid);
+            let handle = self.index.find(id.as_str())?;
+            let view = handle.view.borrow();
+            if let Some(pid) = view.now.state.pid()
+                && !donors.iter().any(|donor| donor.id == view.fixed.id)
+            {
+                donors.push(Donor { id: id.clone(), pid, cgroup: self.cgroup_path(&view.fixed) });
             }
         }
-        Ok(pids)
+        Ok(donors)
     }
 
     /// The process of an exec, and its filter.
@@ -315,6 +328,13 @@ impl Launcher {
         done.map_err(|error| EngineError::State(havre_base::chain(&error)))
     }
 
+    /// What the processes of a container wait for that cannot be interrupted, in words.
+    pub(crate) fn uninterruptible(&self, fixed: &Fixed) -> Vec<String> {
+        let group = Cgroup::open(&self.cgroup_path(fixed));
+        let processes = group.map(|group| group.processes()).unwrap_or_default();
+        processes.into_iter().filter_map(crate::ps::uninterruptible).collect()
+    }
+
     /// The exit that a shim recorded before it went.
     pub(crate) fn recorded_exit(&self, id: &ContainerId) -> Option<Exit> {
         havre_runtime::shim::read_state(&self.run_dir(id)).ok().flatten().and_then(|status| status.exit)
@@ -368,32 +388,24 @@ impl Launcher {
     }
 }
 
+/// Half of what the machine has, so that one container that only ever forks leaves room for all others. None
+/// where the kernel cannot count.
+fn most_processes() -> Option<LinuxPids> {
+    if !Layout::current().is_ok_and(Layout::counts_processes) {
+        return None;
+    }
+    let number = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse::<i64>().ok()
+    };
+    let all = number("pid_max")?.min(number("threads-max")?);
+    Some(LinuxPids { limit: (all / 2).max(1) })
+}
+
 fn capabilities(fixed: &Fixed, privileged: bool) -> Result<CapabilitySet, EngineError> {
     let security = &fixed.spec.security;
     capabilities::docker_set(&security.cap_add, &security.cap_drop, security.privileged || privileged)
         .map_err(|error| EngineError::Invalid(error.to_string()))
-}
-
-/// `-v` makes a missing source; `--mount` refuses it.
-fn make_bind_sources(fixed: &Fixed) -> Result<(), EngineError> {
-    for mount in &fixed.spec.mounts {
-        if let MountKind::Bind { source, create, .. } = &mount.kind {
-            match std::fs::symlink_metadata(source) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound && *create => {
-                    std::fs::create_dir_all(source).map_err(EngineError::io("create bind source", source))?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(EngineError::Invalid(format!(
-                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                        source.display()
-                    )));
-                }
-                Err(error) => return Err(EngineError::io("look at bind source", source)(error)),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Ends everything in a control group and removes it.

@@ -29,6 +29,7 @@ mod recovery;
 mod restart;
 mod settings;
 pub mod signal;
+mod sources;
 pub mod spec;
 mod state;
 mod stats;

@@ -7,19 +7,16 @@ use std::path::Path;
 use crate::EngineError;
 use crate::spec::{MountKind, MountSpec};
 
-/// Refuses binds whose source cannot propagate as asked.
-pub(crate) fn check(mounts: &[MountSpec]) -> Result<(), EngineError> {
-    for mount in mounts {
-        let MountKind::Bind { source, propagation, .. } = &mount.kind else { continue };
-        if !matches!(propagation.as_str(), "shared" | "rshared" | "slave" | "rslave") {
-            continue;
-        }
-        let path = Path::new("/proc/self/mountinfo");
-        let table = std::fs::read_to_string(path).map_err(EngineError::io("read", path))?;
-        let real = std::fs::canonicalize(source).map_err(EngineError::io("find", source))?;
-        refuse(&table, &real, propagation)?;
+/// Refuses a bind whose source cannot propagate as asked.
+pub(crate) fn check(mount: &MountSpec) -> Result<(), EngineError> {
+    let MountKind::Bind { source, propagation, .. } = &mount.kind else { return Ok(()) };
+    if !matches!(propagation.as_str(), "shared" | "rshared" | "slave" | "rslave") {
+        return Ok(());
     }
-    Ok(())
+    let path = Path::new("/proc/self/mountinfo");
+    let table = std::fs::read_to_string(path).map_err(EngineError::io("read", path))?;
+    let real = std::fs::canonicalize(source).map_err(EngineError::io("find", source))?;
+    refuse(&table, &real, propagation)
 }
 
 fn refuse(table: &str, source: &Path, propagation: &str) -> Result<(), EngineError> {

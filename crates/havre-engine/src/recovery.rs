@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use havre_base::{Clock as _, ContainerId, SystemClock, Timestamp};
 use havre_runtime::cgroup::Cgroup;
@@ -24,6 +25,9 @@ use crate::state::{Change, State};
 
 /// The exit code of a container whose machine went down under it.
 const MACHINE_LOST: i32 = 255;
+
+/// A supervisor that takes longer than this is stopped, or its machine stands still.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Brings every container of the database to life, then removes what belongs to none.
 pub(crate) async fn recover(
@@ -66,8 +70,14 @@ async fn recover_one(
     let (mut origin, mut exit) = (Origin::Resting, None);
     match found {
         Found::Alive(mut link) => {
-            let status =
-                ask_status(&mut link).await.map_err(EngineError::io("ask the supervisor in", &run_dir))?;
+            let status = match tokio::time::timeout(ANSWERS_WITHIN, ask_status(&mut link)).await {
+                Ok(answered) => answered.map_err(EngineError::io("ask the supervisor in", &run_dir))?,
+                Err(_) => {
+                    tracing::error!(container = %fixed.id, "the supervisor does not answer; what it recorded last counts");
+                    let recorded = havre_runtime::shim::read_state(&run_dir).ok().flatten();
+                    recorded.ok_or_else(|| EngineError::Shim(fixed.id.clone()))?
+                }
+            };
             exit.clone_from(&status.exit);
             note_running(&mut now, &status);
             if exit.is_none() {

@@ -1,7 +1,7 @@
 //! The reading end: records in order, across rotated files, following the present one.
 //!
 //! Invariants: a record is given out once and whole; lines that are no records (torn by a crash, foreign)
-//! are skipped; memory is bounded whatever is in the file. A reader that is slower than rotation loses
+//! are skipped and counted; memory is bounded whatever is in the file. A reader that is slower than rotation loses
 //! the files that were dropped meanwhile, nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -66,6 +66,7 @@ pub struct Reader {
     start: usize,
     /// In the middle of a line that is too long to be a record.
     skipping: bool,
+    skipped: u64,
     finished: bool,
 }
 
@@ -80,6 +81,7 @@ impl Reader {
             buffer: Vec::new(),
             start: 0,
             skipping: false,
+            skipped: 0,
             finished: false,
         };
         let open = |source| LogError::Open { path: path.into(), source };
@@ -118,6 +120,12 @@ impl Reader {
         self.finished
     }
 
+    /// How many lines were no records: torn by a crash or a full disk, or written by somebody else.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
     fn read(&mut self, entry: &mut Entry) -> io::Result<bool> {
         while !self.finished {
             let rest = self.buffer.get(self.start..).unwrap_or_default();
@@ -129,7 +137,9 @@ impl Reader {
             };
             let line = rest.get(..length).unwrap_or_default();
             self.start += length + 1;
-            if std::mem::take(&mut self.skipping) || !record::parse(line, entry) {
+            let is_record = !std::mem::take(&mut self.skipping) && record::parse(line, entry);
+            if !is_record {
+                self.skipped += u64::from(length > 0);
                 continue;
             }
             if self.spec.until.is_some_and(|until| entry.time > until) {
@@ -187,6 +197,7 @@ impl Reader {
     }
 
     fn forget_partial(&mut self) {
+        self.skipped += u64::from(self.skipping || !self.buffer.is_empty());
         self.buffer.clear();
         self.start = 0;
         self.skipping = false;

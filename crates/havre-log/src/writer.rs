@@ -49,6 +49,8 @@ pub struct Writer {
     retry_at: u64,
     /// The file ends in half a record.
     torn: bool,
+    /// Records that could not be written.
+    lost: u64,
     out: Vec<u8>,
     lanes: [Lane; 2],
 }
@@ -95,6 +97,7 @@ impl Writer {
             size,
             retry_at: 0,
             torn,
+            lost: 0,
             out: Vec::new(),
             lanes: lanes(&BTreeMap::new()),
         })
@@ -107,14 +110,30 @@ impl Writer {
         self
     }
 
-    /// Appends what `stream` has printed. After an error the records of this call may be lost; later calls
-    /// try again.
+    /// Appends what `stream` has printed. After an error the records of this call may be lost, which are counted;
+    /// later calls try again.
     pub fn write(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
         self.lanes[stream.index()].tail.set(now);
         let mut rest = bytes;
+        let result = self.lines(stream, &mut rest);
+        if result.is_err() {
+            self.lost += records(rest);
+        }
+        result
+    }
+
+    /// Records that could not be written since this was last asked.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Appends; after an error `left` is what was not looked at.
+    fn lines(&mut self, stream: Stream, left: &mut &[u8]) -> io::Result<()> {
+        let mut rest = *left;
         while let Some(at) = newline(rest) {
             let (line, after) = rest.split_at(at);
             rest = after.get(1..).unwrap_or_default();
+            *left = rest;
             let lane = &self.lanes[stream.index()];
             if lane.pending.is_empty() && lane.split.is_none() && line.len() < CHUNK {
                 self.record(stream, line, true)?;
@@ -123,6 +142,7 @@ impl Writer {
                 self.release(stream, true)?;
             }
         }
+        *left = &[];
         self.hold(stream, rest)?;
         self.commit()
     }
@@ -185,7 +205,10 @@ impl Writer {
         self.out.extend_from_slice(self.lanes[stream.index()].tail.bytes());
         if self.full(self.out.len()) && self.size + length(start) > 0 {
             let last = self.out.split_off(start);
-            self.commit()?;
+            if let Err(error) = self.commit() {
+                self.lost += 1;
+                return Err(error);
+            }
             self.rotate();
             self.out = last;
         }
@@ -227,6 +250,7 @@ impl Writer {
                 break Ok(());
             }
         };
+        self.lost += records(self.out.get(done..).unwrap_or_default());
         self.size += length(done);
         self.torn = done > 0 && self.out[done - 1] != b'\n';
         self.out.clear();
@@ -241,6 +265,11 @@ impl Drop for Writer {
         // Nobody can be told any more.
         let _lost = self.flush();
     }
+}
+
+/// How many records or lines end in `bytes`.
+fn records(bytes: &[u8]) -> u64 {
+    length(bytes.iter().filter(|byte| **byte == b'\n').count())
 }
 
 fn length(count: usize) -> u64 {

@@ -4,8 +4,10 @@
 //! the container is looked at; until its execve nobody in the container may look into it (CVE-2016-9962); it
 //! gets the container's filter.
 //!
-//! A container with CAP_SYS_PTRACE and no user namespace of its own is not held off: the kernel lets that
-//! capability look into any process it can see. It is trusted as far as whoever gave it says.
+//! A container with CAP_SYS_PTRACE and no user namespace of its own is not held off: the kernel asks for that
+//! capability in the user namespace of the process, which is the host's, and it overrides that the process is not
+//! dumpable. So what can be seen from inside has nothing of the host's files: no descriptor but the streams, the
+//! channel to the parent and the container's own root. It still has the host's capabilities until it drops them.
 //!
 //! The calling process must be single threaded.
 
@@ -111,7 +113,7 @@ pub fn exec(target: &ExecTarget<'_>, process: &Process, stdio: Stdio) -> Result<
         streams: stdio.into_streams(),
         init: None,
         gate: None,
-        proc: lsm::open_proc()?,
+        proc: Some(lsm::open_proc()?),
         trace: target.trace,
         preserve_fds: target.preserve_fds,
         limits_are_set: has_users,
@@ -127,7 +129,7 @@ pub fn exec(target: &ExecTarget<'_>, process: &Process, stdio: Stdio) -> Result<
     let spawn = Spawn { cgroup: join.as_ref().and_then(Join::cgroup), ..Spawn::default() };
     let spawned = havre_sys::process::spawn(&spawn, || {
         let result = helper.link.duplicate().and_then(|report| {
-            let made = helper.help(join.as_ref(), watch);
+            let made = helper.help(join.as_ref(), &report, watch);
             made.and_then(|spawned| launch::say_made(&report, &spawned))
                 .inspect_err(|error| finish::fail(&report, error))
         });
@@ -159,7 +161,7 @@ struct Helper<'a> {
 }
 
 impl Helper<'_> {
-    fn help(self, join: Option<&Join>, watch: Stopwatch) -> Result<Spawned, RuntimeError> {
+    fn help(mut self, join: Option<&Join>, report: &Link, watch: Stopwatch) -> Result<Spawned, RuntimeError> {
         let set = |cpus: Option<&CpuSet>| match cpus {
             Some(cpus) => rustix::thread::sched_setaffinity(None, cpus).step("set process.execCPUAffinity"),
             None => Ok(()),
@@ -169,7 +171,7 @@ impl Helper<'_> {
         set(self.last.as_ref())?;
         let process = self.finish.process;
         if let Some(score) = process.oom_score_adj {
-            lsm::write(&self.finish.proc, "self/oom_score_adj", &score.to_string())
+            lsm::write(self.finish.proc()?, "self/oom_score_adj", &score.to_string())
                 .step("set process.oomScoreAdj")?;
         }
         if self.finish.limits_are_set {
@@ -178,12 +180,31 @@ impl Helper<'_> {
                     .step_with(|| format!("set limit {resource} to {soft}:{hard}"))?;
             }
         }
+        // What the next execve takes, our child's included: it shall not need a procfs of the host's.
+        lsm::set(process, self.finish.proc()?)?;
         if !self.kinds.is_empty() {
             havre_sys::process::setns(self.target.pidfd, self.kinds)
                 .step("join the container's namespaces")?;
         }
+        self.let_go(report)?;
         let spawn = Spawn { sibling: true, ..Spawn::default() };
         havre_sys::process::spawn(&spawn, || self.run(watch)).step("make the process")
+    }
+
+    /// Closes what the process in the container has no need of, as long as nobody in there can see it.
+    fn let_go(&mut self, report: &Link) -> Result<(), RuntimeError> {
+        self.finish.proc = None;
+        let first = 3 + self.finish.preserve_fds;
+        let kept: Vec<BorrowedFd<'_>> =
+            [&self.link, report].into_iter().filter_map(Link::fd).chain(self.finish.stream_fds()).collect();
+        havre_sys::process::close_all_but(first, &kept).step("close the caller's descriptors")?;
+        if let (Some(link), false) = (self.link.fd(), self.finish.inherits()) {
+            // The caller's own streams too; ours come in their place before the execve.
+            for number in 0..3 {
+                havre_sys::process::set_stdio(link, number).step("let go of the caller's streams")?;
+            }
+        }
+        Ok(())
     }
 
     fn run(self, mut watch: Stopwatch) -> Infallible {

@@ -50,7 +50,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) streams: Streams,
     pub(crate) init: Option<OwnedFd>,
     pub(crate) gate: Option<OwnedFd>,
-    pub(crate) proc: OwnedFd,
+    /// The host's procfs; without it the labels of the process are set already.
+    pub(crate) proc: Option<OwnedFd>,
     pub(crate) trace: bool,
     pub(crate) preserve_fds: u32,
     /// Limits were set by the parent, since in a user namespace we may not raise them.
@@ -104,6 +105,25 @@ impl Sets {
 }
 
 impl Finish<'_> {
+    /// The host's procfs, for who has not given it away.
+    pub(crate) fn proc(&self) -> Result<&OwnedFd, RuntimeError> {
+        self.proc.as_ref().ok_or_else(|| RuntimeError::State("the host's procfs was closed".into()))
+    }
+
+    /// Whether the standard streams are the caller's.
+    pub(crate) fn inherits(&self) -> bool {
+        matches!(self.streams, Streams::Inherit)
+    }
+
+    /// The descriptors that become standard streams.
+    pub(crate) fn stream_fds(&self) -> impl Iterator<Item = std::os::fd::BorrowedFd<'_>> {
+        let pipes = match &self.streams {
+            Streams::Pipes(pipes) => &pipes[..],
+            Streams::Inherit | Streams::Terminal { .. } => &[],
+        };
+        pipes.iter().map(std::os::fd::AsFd::as_fd)
+    }
+
     /// Opens the terminal, if one is asked for, and gives the parent its side.
     pub(crate) fn open_terminal(
         &self,
@@ -131,7 +151,9 @@ impl Finish<'_> {
         own_null_device(root)?;
         self.set_limits()?;
         let (arguments, environment) = self.texts(&identity, root)?;
-        lsm::set(process, &self.proc)?;
+        if let Some(proc) = &self.proc {
+            lsm::set(process, proc)?;
+        }
         havre_sys::process::close_on_exec_from(3 + self.preserve_fds)
             .step("mark descriptors close-on-exec")?;
         if let Some(mask) = process.user.umask {

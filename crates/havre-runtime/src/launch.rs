@@ -300,9 +300,10 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
                 (RootTree::Mount(tree), path)
             }
         };
+        let ipc = namespaces.joined.iter().find(|(kind, _)| *kind == NamespaceKind::Ipc);
         let mut prepared = Vec::with_capacity(launch.spec.mounts.len());
         for mount in &launch.spec.mounts {
-            prepared.push(mounts::prepare(mount, &mut mapping)?);
+            prepared.push(mounts::prepare(mount, ipc.map(|(_, fd)| fd.as_fd()), &mut mapping)?);
         }
         Some(rootfs::Plan {
             spec: launch.spec,
@@ -337,7 +338,7 @@ fn prepare<'a>(launch: Launch<'a>, plan: Plan<'a>) -> Result<Container<'a>, Runt
             streams: launch.stdio.into_streams(),
             init: launch.init.map(|init| init.0),
             gate: launch.gate,
-            proc: lsm::open_proc()?,
+            proc: Some(lsm::open_proc()?),
             trace: launch.trace,
             preserve_fds: launch.preserve_fds,
             limits_are_set: namespaces.has_users(),
@@ -599,7 +600,7 @@ impl Child<'_, '_> {
         if let Some(offsets) = &self.namespaces.offsets {
             // Offsets can be set until the first process is in.
             havre_sys::process::unshare(Namespaces::TIME).step("make the time namespace")?;
-            lsm::write(&self.finish.proc, "self/timens_offsets", offsets).step("set linux.timeOffsets")?;
+            lsm::write(self.finish.proc()?, "self/timens_offsets", offsets).step("set linux.timeOffsets")?;
             made = made.without(Namespaces::TIME);
         }
         let spawn = Spawn { namespaces: made, cgroup: None, sibling: true };
@@ -637,7 +638,7 @@ impl Setup<'_, '_> {
         if !self.namespaces.has_users()
             && let Some(score) = finish.process.oom_score_adj
         {
-            lsm::write(&finish.proc, "self/oom_score_adj", &score.to_string())
+            lsm::write(finish.proc()?, "self/oom_score_adj", &score.to_string())
                 .step("set process.oomScoreAdj")?;
         }
         // While we still are the host's root to the host's files: the way to the target may be closed to others.
@@ -650,7 +651,7 @@ impl Setup<'_, '_> {
         }
         self.name()?;
         for (file, value) in &self.namespaces.sysctls {
-            lsm::write(&finish.proc, &format!("sys/{file}"), value)
+            lsm::write(finish.proc()?, &format!("sys/{file}"), value)
                 .step_with(|| format!("set sysctl {file}"))?;
         }
         watch.lap("namespaces");

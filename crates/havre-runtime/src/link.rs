@@ -137,6 +137,11 @@ impl Link {
     }
 
     /// Another descriptor of the same end.
+    /// Its end, while it is open.
+    pub(crate) fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.0.as_ref().map(std::os::fd::AsFd::as_fd)
+    }
+
     pub(crate) fn duplicate(&self) -> Result<Self, RuntimeError> {
         rustix::io::fcntl_dupfd_cloexec(self.socket()?, 3)
             .map(|copy| Self(Some(copy)))

@@ -5,7 +5,7 @@
 //! the parent, in the host's view and with its rights, and travel as detached mounts.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use havre_oci::runtime::{IdMapping, Mount};
@@ -194,9 +194,11 @@ pub(crate) fn clean(path: &str) -> String {
 /// Makes a user namespace with the mappings of user and group ids.
 type MakeMapping<'a> = dyn FnMut(&[IdMapping], &[IdMapping]) -> Result<OwnedFd, RuntimeError> + 'a;
 
-/// Checks one mount and opens its source. `mapping` gives the user namespace for id mappings.
+/// Checks one mount and opens its source. `ipc` is the namespace whose messages the container shares, if it joins
+/// one, and `mapping` gives the user namespace for id mappings.
 pub(crate) fn prepare<'a>(
     mount: &'a Mount,
+    ipc: Option<BorrowedFd<'_>>,
     mapping: &mut MakeMapping<'_>,
 ) -> Result<Prepared<'a>, RuntimeError> {
     let field = || format!("mount {}", mount.destination);
@@ -229,7 +231,7 @@ pub(crate) fn prepare<'a>(
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree =
-        clone_source(source, flags).step_with(|| format!("open the source {source} of {}", field()))?;
+        clone_source(source, ipc, flags).step_with(|| format!("open the source {source} of {}", field()))?;
     if clean == "/proc" && !crate::path::is_on(&tree, crate::path::PROC_MAGIC).unwrap_or(false) {
         return Err(RuntimeError::invalid(field(), "only proc can be mounted there"));
     }
@@ -255,15 +257,24 @@ pub(crate) fn prepare<'a>(
 
 /// Clones the mount at `source`. A path below `/proc/PID/root` belongs to that process's mount namespace,
 /// where the kernel lets us clone it only from inside.
-fn clone_source(source: &str, flags: OpenTreeFlags) -> io::Result<OwnedFd> {
+///
+/// The memory that goes with a joined namespace is taken from a process of that namespace or not at all: the
+/// number may be somebody else's by now.
+fn clone_source(source: &str, ipc: Option<BorrowedFd<'_>>, flags: OpenTreeFlags) -> io::Result<OwnedFd> {
+    if let (Some(ipc), Some((pid, path @ SHARED_MEMORY))) = (ipc, of_process(source)) {
+        return clone_in_namespace(pid, path, Some(ipc), flags);
+    }
     match rustix::mount::open_tree(rustix::fs::CWD, source, flags) {
         Err(rustix::io::Errno::INVAL) => match of_process(source) {
-            Some((pid, path)) => clone_in_namespace(pid, path, flags),
+            Some((pid, path)) => clone_in_namespace(pid, path, None, flags),
             None => Err(rustix::io::Errno::INVAL.into()),
         },
         other => Ok(other?),
     }
 }
+
+/// Where a container has the shared memory that goes with its namespace of messages.
+const SHARED_MEMORY: &str = "dev/shm";
 
 /// `/proc/PID/root/PATH` as process and path.
 fn of_process(source: &str) -> Option<(Pid, &str)> {
@@ -272,10 +283,24 @@ fn of_process(source: &str) -> Option<(Pid, &str)> {
 }
 
 /// Steps into the namespace, takes the mount, steps back. The caller has one thread.
-fn clone_in_namespace(pid: Pid, path: &str, flags: OpenTreeFlags) -> io::Result<OwnedFd> {
+fn clone_in_namespace(
+    pid: Pid,
+    path: &str,
+    ipc: Option<BorrowedFd<'_>>,
+    flags: OpenTreeFlags,
+) -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags, ResolveFlags};
     let own = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let theirs = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    if let Some(ipc) = ipc {
+        let wanted = rustix::fs::fstat(ipc)?;
+        let seen = rustix::fs::stat(format!("/proc/{}/ns/ipc", pid.as_raw_nonzero()))?;
+        // As long as the process lives the number was its own.
+        havre_sys::signal::pidfd_kill(&theirs, 0)?;
+        if (seen.st_dev, seen.st_ino) != (wanted.st_dev, wanted.st_ino) {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+    }
     havre_sys::process::setns(&theirs, Namespaces::MOUNT)?;
     let take = || -> io::Result<OwnedFd> {
         let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -354,7 +379,7 @@ mod tests {
                 source: Some(source.into()),
                 ..Mount::default()
             };
-            assert!(prepare(&mount, &mut none).is_err(), "{destination}");
+            assert!(prepare(&mount, None, &mut none).is_err(), "{destination}");
         }
     }
 }

@@ -251,6 +251,31 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor from `first` on but those of `kept`. For a copy of a process that is about to become
+/// something else: what owned the others in the original may not be used here any more.
+pub fn close_all_but(first: u32, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut numbers: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    numbers.sort_unstable();
+    let mut from = first;
+    for number in numbers.into_iter().filter(|number| *number >= first).chain([u32::MAX]) {
+        if let Some(to) = number.checked_sub(1).filter(|to| *to >= from) {
+            // SAFETY: the caller gave up what owned these; nothing in this copy touches them again.
+            check(unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) })?;
+        }
+        from = from.max(number.saturating_add(1));
+    }
+    Ok(())
+}
+
+/// Gives the calling thread a table of descriptors of its own, with nothing in it. For a thread that may never
+/// come back from the kernel: what the others close is closed then. It may not use what was opened before.
+pub fn let_go_of_descriptors() -> io::Result<()> {
+    const CLOSE_RANGE_UNSHARE: libc::c_uint = 2;
+    // SAFETY: only this thread's copy of the table is emptied, and its owner was told to use none of it.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, CLOSE_RANGE_UNSHARE) })?;
+    Ok(())
+}
+
 /// Puts a copy of `source` at descriptor `target` (0, 1 or 2), not close-on-exec.
 pub fn set_stdio(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     if !(0..=2).contains(&target) {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
+mod generated;
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};

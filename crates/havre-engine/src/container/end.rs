@@ -64,6 +64,7 @@ impl Container {
         self.exits += 1;
         self.now.last_exit = Some(exit.clone());
         self.kill_at = None;
+        self.ended_by = None;
         for id in
             self.execs.iter().filter(|(_, exec)| exec.running).map(|(id, _)| id.clone()).collect::<Vec<_>>()
         {

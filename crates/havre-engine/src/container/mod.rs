@@ -10,6 +10,7 @@ mod leases;
 mod removal;
 mod start;
 mod stop;
+mod stuck;
 mod update;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -115,6 +116,8 @@ pub(crate) struct Container {
     after_end: Vec<AfterEnd>,
     leases: leases::Leases,
     kill_at: Option<Instant>,
+    /// When those who wait for the end of a killed process are told that it does not come.
+    ended_by: Option<Instant>,
     restart_at: Option<Instant>,
     last_delay: Option<Duration>,
     exits: u64,
@@ -167,6 +170,7 @@ impl Container {
             after_end: Vec::new(),
             leases: leases::Leases::default(),
             kill_at: None,
+            ended_by: None,
             restart_at: None,
             last_delay: None,
             exits: 0,
@@ -183,7 +187,8 @@ impl Container {
             self.start_failed(&error);
         }
         while !self.removed {
-            let timer = [self.kill_at, self.restart_at, self.leases.until].into_iter().flatten().min();
+            let timer =
+                [self.kill_at, self.ended_by, self.restart_at, self.leases.until].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 packet = next_packet(&mut self.link) => self.on_packet(packet).await,

@@ -17,7 +17,7 @@ impl Container {
                 self.thaw_for_signal();
                 self.after_end.push(AfterEnd::Remove(reply));
                 self.happened("kill", &[("signal", KILL.to_string())]);
-                self.signal_quietly(KILL, asker::REMOVE).await;
+                self.kill_for_good(asker::REMOVE).await;
             }
             (State::Running { .. }, false) => {
                 let text = format!(

@@ -1,6 +1,7 @@
 //! Starting: from a wish or a restart policy to a running shim.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock};
 use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
@@ -11,8 +12,14 @@ use super::{ARRIVES_WITHIN, Attachment, Container};
 use crate::EngineError;
 use crate::error_text::exit_code_of;
 use crate::record::STATES;
+use crate::sources::Look;
 use crate::spec::RestartPolicy;
 use crate::state::{Change, State};
+
+/// Thousands of times what a start takes.
+const STARTS_WITHIN: Duration = Duration::from_secs(40);
+/// A start that runs programs of others.
+const SLOW_STARTS_WITHIN: Duration = Duration::from_secs(300);
 
 impl Container {
     pub(super) async fn start_by_user(&mut self) -> Result<(), EngineError> {
@@ -64,19 +71,27 @@ impl Container {
         self.await_clean().await;
         self.leases.clear(true).await;
         let waiting = self.arrived().await;
+        self.launcher.sources.look(&self.fixed.spec.mounts, Look::Ready).await?;
         let launched = self.launcher.launch(&self.fixed, waiting)?;
         self.shim = Some(launched.child);
         let mut link = launched.link;
+        // Other runtimes, and hooks of devices, have patience of their own with what they run.
+        let slow = self.fixed.spec.runtime.is_some() || !self.fixed.spec.device_requests.is_empty();
+        let deadline = Instant::now() + if slow { SLOW_STARTS_WITHIN } else { STARTS_WITHIN };
         let begun = loop {
-            match link.recv().await {
-                Ok(Some(Packet::Event(Event::Started { status, timings, warnings }))) => {
+            match tokio::time::timeout_at(deadline, link.recv()).await {
+                Ok(Ok(Some(Packet::Event(Event::Started { status, timings, warnings })))) => {
                     break Ok((status, timings, warnings));
                 }
-                Ok(Some(Packet::Event(Event::StartFailed(failure)))) => {
+                Ok(Ok(Some(Packet::Event(Event::StartFailed(failure))))) => {
                     break Err(EngineError::Start { kind: failure.kind, message: failure.message });
                 }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break Err(EngineError::Shim(self.fixed.id.clone())),
+                Ok(Ok(Some(_))) => {}
+                Ok(Ok(None) | Err(_)) => break Err(EngineError::Shim(self.fixed.id.clone())),
+                Err(_) => {
+                    self.give_up_start();
+                    break Err(EngineError::Shim(self.fixed.id.clone()));
+                }
             }
         };
         match begun {
@@ -102,6 +117,15 @@ impl Container {
                 Err(error)
             }
         }
+    }
+
+    /// Ends a supervisor that cannot start the container: the kernel keeps it waiting for something.
+    fn give_up_start(&mut self) {
+        tracing::error!(container = %self.fixed.id, "the supervisor does not start the container; ending it");
+        if let Some(Err(error)) = self.shim.as_mut().map(std::process::Child::kill) {
+            tracing::warn!(container = %self.fixed.id, %error, "cannot end the supervisor");
+        }
+        self.launcher.destroy(&self.fixed);
     }
 
     /// The clients to attach from the first byte on. One that was announced is waited for: its request was

@@ -60,7 +60,7 @@ impl Container {
         if signal == KILL {
             self.thaw_for_signal();
             self.after_end.push(AfterEnd::Answer(reply));
-            self.signal_quietly(signal, asker::KILL).await;
+            self.kill_for_good(asker::KILL).await;
         } else {
             let ask = Ask::Signal { target: Target::Init, signal, by: asker::KILL.into() };
             self.ask(ask, Vec::new(), Pending::Plain(reply)).await;
@@ -72,7 +72,11 @@ impl Container {
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
             self.happened("kill", &[("signal", KILL.to_string())]);
-            self.signal_quietly(KILL, asker::GRACE_OVER).await;
+            self.kill_for_good(asker::GRACE_OVER).await;
+        }
+        if self.ended_by.is_some_and(|at| at <= now) {
+            self.ended_by = None;
+            self.tell_those_who_wait();
         }
         if self.leases.until.is_some_and(|at| at <= now) {
             self.resume().await;

@@ -9,7 +9,7 @@ mod process;
 
 use crate::EngineError;
 
-pub(crate) use process::Machine;
+pub(crate) use process::{Machine, uninterruptible};
 
 /// A table of processes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -62,6 +62,15 @@ pub(crate) fn read(pid: i32, threads: bool) -> Vec<Process> {
     tids.into_iter().filter_map(|tid| one(folder.join(format!("task/{tid}")), pid, tid)).collect()
 }
 
+/// A process that waits where no signal reaches it, in words: its number, its name, the place in the kernel.
+pub(crate) fn uninterruptible(pid: rustix::process::Pid) -> Option<String> {
+    let pid = pid.as_raw_nonzero().get();
+    let thread = read(pid, true).into_iter().find(|thread| thread.state == 'D')?;
+    let place = fs::read_to_string(thread.folder.join("wchan")).unwrap_or_default();
+    let place = if matches!(place.trim(), "" | "0") { "the kernel" } else { place.trim() };
+    Some(format!("{pid} ({} in {place})", plain(&thread.name)))
+}
+
 fn one(folder: PathBuf, pid: i32, tid: i32) -> Option<Process> {
     let stat = String::from_utf8_lossy(&fs::read(folder.join("stat")).ok()?).into_owned();
     let status = fs::read_to_string(folder.join("status")).unwrap_or_default();

@@ -112,7 +112,7 @@ fn an_empty_layer_and_no_layer_are_layers() {
 }
 
 #[test]
-fn what_is_not_as_announced_is_refused_and_leaves_nothing() {
+fn i08_i13_what_is_not_as_announced_is_refused_and_leaves_nothing() {
     let layer = tar(&[("a", b"1")]);
     let other = tar(&[("a", b"2")]);
     let text = config(&[&layer], |_| {});

@@ -135,5 +135,30 @@ fn l04_a_torn_record_is_skipped_wherever_the_write_broke() {
         let all = lines(&log.path, ReadSpec::default());
         assert_eq!((all.len(), all.last().unwrap().as_str()), (kept, "after\n"), "{length}");
         assert_eq!(rest(&mut reader).last().unwrap(), "after\n", "{length}");
+        // It says so, unless nothing or everything was written.
+        let torn = u64::from(length > 0 && length + 1 < whole.len());
+        assert_eq!(reader.skipped(), torn, "{length}");
     }
+}
+
+#[test]
+fn l02_what_a_full_disk_refuses_is_counted() {
+    let log = log();
+    // The kernel's own full disk, where the log would be.
+    let (mode, full) = (rustix::fs::Mode::from_raw_mode(0o600), rustix::fs::makedev(1, 7));
+    let kind = rustix::fs::FileType::CharacterDevice;
+    if let Err(error) = rustix::fs::mknodat(rustix::fs::CWD, &log.path, kind, mode, full) {
+        println!("SKIP l02: no device that is full: {error}");
+        return;
+    }
+    let mut writer = Writer::open(&log.path, unbounded()).unwrap();
+    let many = "line\n".repeat(5_000);
+    for _ in 0..3 {
+        let error = writer.write(Stream::Stdout, many.as_bytes(), at(1)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    }
+    assert_eq!(writer.take_lost(), 15_000);
+    writer.write(Stream::Stdout, b"unfinished", at(1)).unwrap();
+    assert!(writer.flush().is_err());
+    assert_eq!((writer.take_lost(), writer.take_lost()), (1, 0));
 }

@@ -161,6 +161,11 @@ impl Layout {
     }
 
     /// The hierarchy that has `controller`.
+    /// Whether the number of processes can be limited.
+    pub fn counts_processes(&self) -> bool {
+        self.hierarchy("pids").is_some()
+    }
+
     pub(super) fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|hierarchy| hierarchy.has(controller))
     }

@@ -12,6 +12,7 @@
 
 mod client;
 mod detach;
+mod donors;
 pub mod evidence;
 mod external;
 mod kernel_log;

@@ -55,6 +55,20 @@ pub struct ShimConfig {
     pub console: (u16, u16),
     /// An external OCI runtime to use instead of our own.
     pub runtime: Option<ExternalRuntime>,
+    /// The containers whose namespaces the spec joins, by the numbers of their first processes.
+    #[serde(default)]
+    pub donors: Vec<Donor>,
+}
+
+/// A container whose namespaces another one joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Donor {
+    /// The container.
+    pub id: ContainerId,
+    /// Its first process, as the host numbered it when the daemon looked.
+    pub pid: i32,
+    /// Its control group below each hierarchy.
+    pub cgroup: String,
 }
 
 /// An OCI runtime that is started as a program.

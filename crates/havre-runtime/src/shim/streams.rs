@@ -175,11 +175,11 @@ impl Streams {
             }
             self.close_output(reactor, part);
         }
-        if let Some(mut log) = self.log.take()
-            && let Err(error) = log.flush()
-        {
+        if let Some(Err(error)) = self.log.as_mut().map(Writer::flush) {
             self.complain(&error);
         }
+        self.tell_of_loss();
+        self.log = None;
     }
 
     /// After the exit was told: lets clients go as they have read all.
@@ -211,9 +211,10 @@ impl Streams {
             }
         };
         let bytes = buffer.get(..count).unwrap_or(&[]);
-        let written = self.log.as_mut().map(|log| log.write(stream, bytes, SystemClock.now()));
-        if let Some(Err(error)) = written {
-            self.complain(&error);
+        match self.log.as_mut().map(|log| log.write(stream, bytes, SystemClock.now())) {
+            Some(Err(error)) => self.complain(&error),
+            Some(Ok(())) if self.log_broken => self.tell_of_loss(),
+            _ => {}
         }
         let gone: Vec<u32> = self
             .clients
@@ -370,6 +371,15 @@ impl Streams {
                     reactor.set(fd, (self.token)(part), interest).unwrap_or(());
                 }
             }
+        }
+    }
+
+    /// Says how much of the output is not in the log, once it can be written again or the process has ended.
+    fn tell_of_loss(&mut self) {
+        self.log_broken = false;
+        let lost = self.log.as_mut().map_or(0, Writer::take_lost);
+        if lost > 0 {
+            super::say(&format!("{lost} records of the container's output are not in its log"));
         }
     }
 

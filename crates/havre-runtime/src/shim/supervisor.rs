@@ -306,6 +306,7 @@ impl Supervisor {
         daemon: &OwnedFd,
     ) -> Result<Self, Failure> {
         let began = std::time::Instant::now();
+        let _joined = super::donors::pin(&mut config.spec, &config.donors)?;
         let resources =
             config.spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         let log = match &config.log {

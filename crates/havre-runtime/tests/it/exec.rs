@@ -8,7 +8,7 @@ use havre_runtime::{ExecTarget, Launched, RuntimeError, Stdio, exec};
 use havre_sys::process::Exit;
 
 use super::Test;
-use super::world::{Outcome, World, read, strings};
+use super::world::{BUSYBOX, Outcome, World, read, strings};
 
 pub(crate) const TESTS: &[Test] = &[
     ("exec_joins_everything", joins),
@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("exec_errors_are_dockers", errors),
     ("exec_has_a_terminal", terminal),
     ("exec_into_a_dead_container_is_refused", dead),
+    ("r26_a_number_given_out_again_is_nobody_we_signal_or_join", r26),
 ];
 
 /// A container that sleeps, and what is needed to end it.
@@ -183,4 +184,44 @@ fn dead() {
     let target = ExecTarget::new(launched.pid, launched.pidfd.as_fd(), &started.spec, None);
     let process = started.spec.process.clone().unwrap();
     assert!(matches!(exec(&target, &process, Stdio::Inherit), Err(RuntimeError::State(_))));
+}
+
+/// A process of this test's with a certain number, if the kernel lets us choose (ns_last_pid in proc(5)).
+fn with_number(wanted: u32) -> Option<std::process::Child> {
+    for _ in 0..1_000 {
+        // Others are making processes too.
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (wanted - 1).to_string()).ok()?;
+        let mut child = std::process::Command::new(BUSYBOX).args(["sleep", "1000"]).spawn().unwrap();
+        if child.id() == wanted {
+            return Some(child);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    None
+}
+
+fn r26() {
+    let mut world = World::new();
+    world.process().args = strings(&["sleep", "1000"]);
+    let cgroup = world.cgroup();
+    let (launched, ..) = world.start(Some(&cgroup)).unwrap();
+    cgroup.kill().unwrap();
+    havre_sys::process::wait(launched.pidfd.as_fd()).unwrap();
+    let number = u32::try_from(launched.pid.as_raw_nonzero().get()).unwrap();
+    let Some(mut stranger) = with_number(number) else {
+        println!("SKIP r26: no number can be given out again here");
+        cgroup.remove().unwrap();
+        return;
+    };
+    let target = ExecTarget::new(launched.pid, launched.pidfd.as_fd(), &world.spec, Some(&cgroup));
+    let error = exec(&target, world.spec.process.as_ref().unwrap(), Stdio::Inherit).unwrap_err();
+    assert!(error.to_string().contains("not running"), "{error}");
+    assert!(havre_sys::signal::pidfd_kill(&launched.pidfd, 9).is_err());
+    cgroup.signal(9).unwrap();
+    cgroup.kill().unwrap();
+    assert_eq!(stranger.try_wait().unwrap(), None, "a stranger was killed");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    cgroup.remove().unwrap();
 }

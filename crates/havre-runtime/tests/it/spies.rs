@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("r01_the_runtime_cannot_be_written_through_an_entrypoint", r01_entrypoint),
     ("r01_the_runtime_cannot_be_written_through_an_exec", r01_exec),
     ("r09_execs_cannot_be_looked_into_before_they_are_confined", r09),
+    ("r09_with_the_capability_to_trace_nothing_of_the_host_is_seen_in_an_exec", r09_traced),
 ];
 
 /// A copy of this program as a runtime's command line: nothing else runs from the copy, which a running
@@ -135,17 +136,17 @@ fn look(name: &str, denied: &mut u64, seen: &mut std::collections::BTreeSet<Stri
     }
 }
 
-fn r09() {
+/// What a spy in a container saw while execs came by: how often it was refused, and what it could name.
+fn spied(capability: Option<&str>) -> (u64, Vec<String>) {
     let mut world = World::new();
+    let caps = world.process().capabilities.as_mut().unwrap();
+    for set in [&mut caps.bounding, &mut caps.permitted, &mut caps.effective] {
+        set.extend(capability.map(str::to_owned));
+    }
+    // What a careless caller has open.
+    let _careless = std::fs::File::open("/etc").unwrap();
     let own = std::env::current_exe().unwrap();
     world.spec.mounts.push(bind(&own, "/spy", &["ro"]));
-    if let Ok(extra) = std::env::var("HAVRE_SPY_CAPABILITY") {
-        // To see what the container's owner gives away with CAP_SYS_PTRACE.
-        let caps = world.process().capabilities.as_mut().unwrap();
-        for set in [&mut caps.bounding, &mut caps.permitted, &mut caps.effective] {
-            set.push(extra.clone());
-        }
-    }
     world.process().args = strings(&["/spy", roles::SPY]);
     let cgroup = world.cgroup();
     let (launched, out, _err) = world.start(Some(&cgroup)).unwrap();
@@ -165,9 +166,34 @@ fn r09() {
     havre_sys::process::wait(launched.pidfd.as_fd()).unwrap();
     cgroup.remove().unwrap();
     let mut lines = text.lines();
-    let denied: u64 = lines.next().and_then(|line| line.strip_prefix("denied ")).unwrap().parse().unwrap();
-    assert!(denied > 0, "the spy was never in time: {text}");
-    for line in lines {
-        assert!(["exe /bin/busybox", "fd /dev/null"].contains(&line), "{text}");
+    let denied = lines.next().and_then(|line| line.strip_prefix("denied ")).unwrap().parse().unwrap();
+    (denied, lines.map(str::to_owned).collect())
+}
+
+fn r09() {
+    let (denied, seen) = spied(None);
+    assert!(denied > 0, "the spy was never in time: {seen:?}");
+    for line in &seen {
+        assert!(["exe /bin/busybox", "fd /dev/null"].contains(&line.as_str()), "{seen:?}");
+    }
+}
+
+/// The kernel lets that capability look; so there must be nothing to be had: no folder but the container's root,
+/// no procfs, no file of the caller's.
+fn r09_traced() {
+    let (_, seen) = spied(Some("CAP_SYS_PTRACE"));
+    let ours = format!("exe {}", std::env::current_exe().unwrap().display());
+    assert!(seen.contains(&ours), "the spy was never in time: {seen:?}");
+    for line in seen.iter().filter(|line| **line != ours) {
+        let harmless = [
+            "exe /bin/busybox",
+            "fd /",
+            "fd /dev/null",
+            "fd /etc/passwd",
+            "fd /etc/group",
+            "fd pipe",
+            "fd socket",
+        ];
+        assert!(harmless.contains(&line.as_str()), "{line}: {seen:?}");
     }
 }

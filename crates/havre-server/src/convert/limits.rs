@@ -117,7 +117,9 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
         return bad("Minimum memoryswap limit should be larger than memory limit, see usage");
     }
     if let Some(limit) = host.pids_limit.filter(|limit| *limit < -1) {
-        return Err(Refusal::invalid(format!("invalid pids limit: {limit}; 0 and -1 stand for none")));
+        return Err(Refusal::invalid(format!(
+            "invalid pids limit: {limit}; -1 stands for none, 0 for the default"
+        )));
     }
     if host.memory_swap < -1 {
         return bad("Invalid value for memory swap: less than -1, which stands for unlimited swap");
@@ -186,7 +188,7 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
         cpu_rt_period: unsigned(host.cpu_realtime_period),
         cpuset_cpus: text(&host.cpuset_cpus),
         cpuset_mems: text(&host.cpuset_mems),
-        pids: host.pids_limit.filter(|limit| *limit > 0),
+        pids: host.pids_limit.filter(|limit| *limit != 0),
         blkio_weight: (host.blkio_weight > 0).then_some(host.blkio_weight),
         blkio_weight_device: host
             .blkio_weight_device

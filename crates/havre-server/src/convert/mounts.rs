@@ -1,7 +1,7 @@
 //! Mounts of a create request: `Binds`, `Mounts` and `Tmpfs`.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use havre_api::container::Config;
 use havre_api::host::{HostConfig, Mount};
@@ -112,9 +112,6 @@ fn typed(mount: &Mount) -> Result<MountSpec, Refusal> {
                 word if PROPAGATIONS.contains(&word) => word,
                 other => return Err(bad(format!("invalid propagation mode: {other}"))),
             };
-            if !options.create_mountpoint && !Path::new(&mount.source).exists() {
-                return Err(bad(format!("bind source path does not exist: {}", mount.source)));
-            }
             let recursive_read_only =
                 match (options.read_only_non_recursive, options.read_only_force_recursive) {
                     (true, true) => {

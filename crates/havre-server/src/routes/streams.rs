@@ -13,7 +13,7 @@ use havre_engine::{AttachSpec, View};
 use havre_log::{Entry, ReadSpec, Reader, Stream};
 use hyper::StatusCode;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::body::{self, Answer, Sink};
 use crate::error::Refusal;
@@ -268,12 +268,28 @@ async fn send_log(
         None
     };
     let mut reader = Reader::open(&path, wanted.read)?;
+    let result = pass_on(wanted, sink, &mut life, watch.as_ref(), &mut reader).await;
+    let skipped = reader.skipped();
+    if skipped > 0 {
+        tracing::warn!(container = %view.id(), skipped, "lines of a log that are no whole records were skipped");
+    }
+    result
+}
+
+/// Sends records until nothing more is wanted or can come.
+async fn pass_on(
+    wanted: &Wanted,
+    sink: &Sink,
+    life: &mut watch::Receiver<Arc<View>>,
+    watch: Option<&pipe::Receiver>,
+    reader: &mut Reader,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut entry = Entry::default();
     loop {
         let ended = !life.borrow_and_update().now.state.is_alive();
         loop {
             let mut piece = BytesMut::with_capacity(PIECE);
-            let more = fill(&mut reader, &mut entry, wanted, &mut piece)?;
+            let more = fill(reader, &mut entry, wanted, &mut piece)?;
             if !piece.is_empty() && sink.send(piece.freeze()).await.is_err() {
                 return Ok(());
             }
@@ -281,7 +297,7 @@ async fn send_log(
                 break;
             }
         }
-        let Some(watch) = &watch else { return Ok(()) };
+        let Some(watch) = watch else { return Ok(()) };
         // A container that rests between restarts, or was never started, may still write.
         let resting = matches!(life.borrow().now.state.word(), "exited" | "removing" | "created");
         if (ended && resting) || reader.finished() || life.borrow().removed {

@@ -158,7 +158,7 @@ fn whiteouts_become_overlayfs_ones() {
 }
 
 #[test]
-fn an_archive_cannot_speak_to_overlayfs() {
+fn i05_an_archive_cannot_speak_to_overlayfs() {
     if !root() {
         return;
     }
@@ -184,7 +184,7 @@ fn an_archive_cannot_speak_to_overlayfs() {
 }
 
 #[test]
-fn names_that_lead_outside_are_refused() {
+fn i01_names_that_lead_outside_are_refused() {
     let world = world();
     let nul = Entry { xattrs: vec![], ..file("x") };
     let deep = "d/".repeat(400) + "f";
@@ -197,7 +197,7 @@ fn names_that_lead_outside_are_refused() {
 }
 
 #[test]
-fn links_are_followed_inside_the_layer_only() {
+fn i02_i04_links_are_followed_inside_the_layer_only() {
     if !root() {
         return;
     }
@@ -234,7 +234,7 @@ fn links_are_followed_inside_the_layer_only() {
 }
 
 #[test]
-fn hard_links_stay_inside() {
+fn i03_hard_links_stay_inside() {
     let world = world();
     let victim = world.folder.path().join("victim");
     std::fs::write(&victim, "secret").unwrap();
@@ -345,7 +345,7 @@ fn a_broken_archive_is_an_error_and_leaves_nothing() {
 }
 
 #[test]
-fn a_bomb_is_stopped() {
+fn i07_a_bomb_is_stopped() {
     let world = world();
     let limits = Limits { bytes: 10 << 20, ..Limits::default() };
     let huge = Entry { size: 1 << 40, ..file("huge") };

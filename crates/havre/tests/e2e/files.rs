@@ -39,7 +39,9 @@ impl Client {
     pub(crate) fn sleeper(&self, name: &str, flags: &[&str]) -> String {
         let name = self.unique(name);
         let start = ["run", "-d", "--name", &name, "--label", "e2e", "--network", "none"];
-        self.run(&[&start, flags, &["e2e/busybox", "sleep", "1000"]].concat()).exits(0);
+        let runtime = self.runtime.map(|runtime| ["--runtime", runtime]);
+        let runtime = runtime.as_ref().map_or(&[][..], |words| words);
+        self.run(&[&start, flags, runtime, &["e2e/busybox", "sleep", "1000"]].concat()).exits(0);
         name
     }
 

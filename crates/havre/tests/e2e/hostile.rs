@@ -322,7 +322,7 @@ fn filter(world: &World, client: &Client) {
 fn exit_races(world: &World, client: &Client) {
     let body = r#"{"Image":"e2e/busybox","Cmd":["sh","-c","echo x; exit 7"],"Labels":{"e2e":""},
         "AttachStdout":true,"AttachStderr":true,"HostConfig":{"NetworkMode":"none"}}"#;
-    for turn in 0..200 {
+    for turn in 0..500 {
         let (status, text) = world.api("POST", "/containers/create", body);
         assert_eq!(status, 201, "{turn}: {text}");
         let created: serde_json::Value = serde_json::from_str(&text).unwrap();

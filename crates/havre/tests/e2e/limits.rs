@@ -102,6 +102,16 @@ fn half_a_processor(_: &World, client: &Client) {
 }
 
 fn fork_bomb(_: &World, client: &Client) {
+    // Without a limit of its own a container has half of the machine's, unless it is told to have all.
+    let machine = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+    let machine: u64 = machine.trim().parse().unwrap();
+    let plain = detached(client, "bomb-plain", &[], &["sleep", "1000"]);
+    let limit = group_file(&pid_of(client, &plain), "pids.max").unwrap();
+    assert!(limit.trim().parse::<u64>().unwrap() <= machine / 2, "{limit}");
+    remove(client, &plain);
+    let open = detached(client, "bomb-open", &["--pids-limit", "-1"], &["sleep", "1000"]);
+    assert_eq!(group_file(&pid_of(client, &open), "pids.max").unwrap().trim(), "max");
+    remove(client, &open);
     let neighbour = detached(client, "neighbour", &[], &["sleep", "1000"]);
     let script = "bomb() { bomb | bomb & }; while :; do bomb; sleep 0.1; done 2>/dev/null";
     let bomb = detached(client, "bomb", &["--pids-limit", "20", "--cpus", "0.5"], &["sh", "-c", script]);

@@ -18,6 +18,7 @@ mod cases;
 mod configured;
 mod confinement;
 mod debian;
+mod endings;
 mod external;
 mod files;
 mod files_hostile;
@@ -29,6 +30,7 @@ mod live;
 mod private;
 mod reach;
 mod run;
+mod silent;
 mod teach;
 mod terminal;
 mod why;
@@ -69,6 +71,8 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(reach::ALONE)
         .chain(run::ALONE)
         .chain(why::ALL)
+        .chain(silent::ALL)
+        .chain(endings::ALL)
         .chain(teach::ALL)
 }
 

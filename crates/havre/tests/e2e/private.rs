@@ -20,6 +20,8 @@ pub(crate) struct Private {
     pub(crate) folder: TempDir,
     child: Child,
     log: Arc<Log>,
+    /// Daemons before this one, which may have been killed and not have ended yet.
+    killed: Vec<Child>,
 }
 
 /// What the daemon said so far; who waits for more is woken.
@@ -56,28 +58,19 @@ impl Private {
     }
 
     /// Starts a prepared command and waits until the daemon listens.
-    pub(crate) fn spawn(folder: TempDir, mut command: Command) -> Self {
-        command
-            .env("HAVRE_AUTOSTARTED", "1")
-            .env_remove("DOCKER_CERT_PATH")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the daemon starts");
-        let log = Arc::<Log>::default();
-        let (lines, kept) = (BufReader::new(child.stderr.take().expect("a pipe")).lines(), Arc::clone(&log));
-        // Ends with the daemon.
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                *kept.text.lock().expect("no panic") += &(line + "\n");
-                kept.more.notify_all();
-            }
-        });
-        let mut said = String::new();
-        let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
-        out.read_line(&mut said).expect("it says something");
-        let this = Self { folder, child, log };
-        assert_eq!(said.trim(), "ready", "{}", this.log());
-        this
+    pub(crate) fn spawn(folder: TempDir, command: Command) -> Self {
+        let (child, log) = begin(command);
+        Self { folder, child, log, killed: Vec::new() }
+    }
+
+    /// Kills the daemon and starts another one in its place, whether or not the first has ended yet.
+    pub(crate) fn replace(&mut self, args: &[&str]) {
+        self.signal(rustix::process::Signal::KILL);
+        let mut command = Command::new(havre());
+        command.args(Self::line(self.folder.path(), args));
+        let (child, log) = begin(command);
+        self.killed.push(std::mem::replace(&mut self.child, child));
+        self.log = log;
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -156,6 +149,9 @@ impl Private {
 
 impl Drop for Private {
     fn drop(&mut self) {
+        for mut child in self.killed.drain(..) {
+            child.wait().ok();
+        }
         if let Ok(Some(_)) = self.child.try_wait() {
             return;
         }
@@ -170,6 +166,30 @@ impl Drop for Private {
         }
         self.end();
     }
+}
+
+/// Starts a prepared command and waits until the daemon listens.
+fn begin(mut command: Command) -> (Child, Arc<Log>) {
+    command
+        .env("HAVRE_AUTOSTARTED", "1")
+        .env_remove("DOCKER_CERT_PATH")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the daemon starts");
+    let log = Arc::<Log>::default();
+    let (lines, kept) = (BufReader::new(child.stderr.take().expect("a pipe")).lines(), Arc::clone(&log));
+    // Ends with the daemon.
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            *kept.text.lock().expect("no panic") += &(line + "\n");
+            kept.more.notify_all();
+        }
+    });
+    let mut said = String::new();
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    out.read_line(&mut said).expect("it says something");
+    assert_eq!(said.trim(), "ready", "{}", log.text.lock().expect("no panic"));
+    (child, log)
 }
 
 /// Runs a daemon that is expected to end by itself.

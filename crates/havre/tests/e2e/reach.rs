@@ -26,6 +26,7 @@ pub(crate) const ALL: &[Test] = &[
 pub(crate) const ALONE: &[Test] = &[
     ("a05_reach_the_network_needs_keys_or_a_word", a05_open),
     ("a06_reach_web_pages_are_refused", a06_pages),
+    ("a06_reach_a_websocket_attaches_over_tls", websocket),
     ("reach_sockets_of_the_service_manager", activation),
     ("reach_dial_stdio_closes_half_by_half", dial),
 ];
@@ -203,6 +204,68 @@ fn a06_pages(_: &World, client: &Client) {
     let host = format!("tcp://127.0.0.1:{}", daemon.port());
     let hello = ["run", "--rm", "--network", "none", "busybox", "echo", "plain"];
     assert_eq!(daemon.at(client, &host, &[], &hello).exits(0), "plain");
+}
+
+/// A connection with the keys of a folder.
+fn encrypted(daemon: &Private, keys: &str) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let file = |name: &str| daemon.folder.path().join(keys).join(name);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(file("ca.pem")).unwrap()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(file("cert.pem")).unwrap()],
+            PrivateKeyDer::from_pem_file(file("key.pem")).unwrap(),
+        )
+        .unwrap();
+    let name = "localhost".try_into().unwrap();
+    let client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", daemon.port())).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    rustls::StreamOwned::new(client, stream)
+}
+
+fn websocket(_: &World, client: &Client) {
+    let (daemon, _) = secured();
+    daemon.load(client);
+    let script = "read line; echo got $line; exit 3";
+    let run = ["run", "-d", "-i", "--name", "ws", "--network", "none", "busybox", "sh", "-c", script];
+    daemon.run(client, &run).exits(0);
+    let head = |origin: &str| {
+        format!(
+            "GET /containers/ws/attach/ws?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: localhost\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\n{origin}Sec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let mut foreign = encrypted(&daemon, "good");
+    foreign.write_all(head("Origin: https://evil.example\r\n").as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    foreign.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 403");
+    let mut stream = encrypted(&daemon, "good");
+    stream.write_all(head("").as_bytes()).unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+    assert!(seen.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&seen));
+    // A message as clients mask them, here with zeros.
+    stream.write_all(&[&[0x82, 0x86, 0, 0, 0, 0][..], b"hello\n"].concat()).unwrap();
+    let mut message = [0; 2 + 10];
+    stream.read_exact(&mut message).unwrap();
+    assert_eq!((&message[..2], &message[2..]), (&[0x82, 10][..], &b"got hello\n"[..]));
+    let mut end = [0; 4];
+    stream.read_exact(&mut end).unwrap();
+    assert_eq!(end, [0x88, 2, 0x03, 0xe8], "the stream ends in order");
+    assert_eq!(daemon.run(client, &["wait", "ws"]).exits(0), "3");
 }
 
 /// A daemon to which a listening socket is handed as a service manager does.

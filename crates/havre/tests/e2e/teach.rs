@@ -7,6 +7,7 @@ use crate::world::{Client, World, finish};
 
 pub(crate) const ALL: &[Test] = &[
     ("teach_bash_completes_what_the_client_knows", bash),
+    ("teach_zsh_and_fish_complete_what_the_client_knows", other_shells),
     ("teach_near_words_are_offered", near),
     ("teach_a_daemon_that_is_not_there_is_explained", unreachable),
     ("teach_every_command_explains_itself", help),
@@ -55,10 +56,50 @@ fn bash(_: &World, client: &Client) {
     has("havre context use ", "default");
     assert!(!offered(client, "havre stop ").contains(&name), "it does not run");
     remove(client, &name);
-    for shell in ["zsh", "fish"] {
-        let script = client.run(&["completion", shell]).exits(0);
-        assert!(script.contains("havre __complete") || script.contains("__complete"), "{script}");
+}
+
+/// Lets a shell run a script that calls the client `havre`, if the shell is installed.
+fn in_shell(client: &Client, shell: &str, script: &str) -> Option<String> {
+    let found = std::process::Command::new(shell).arg("--version").stdout(Stdio::null()).status();
+    if found.is_err() {
+        println!("SKIP completion in {shell}: it is not installed (apt-get install {shell})");
+        return None;
     }
+    let mut command = std::process::Command::new("timeout");
+    command.args(["60", shell, "-c", script]).env("PROGRAM", client.program()).env("HOME", "/nonexistent");
+    client.environment(&mut command);
+    let output = finish(command.stdin(Stdio::null()).output().unwrap());
+    assert_eq!(output.code, 0, "{shell}: {output:?}");
+    Some(output.out)
+}
+
+fn other_shells(_: &World, client: &Client) {
+    let name = client.unique("teach-shells");
+    client.run(&["create", "--name", &name, "--label", "e2e", "--network", "none", "e2e/busybox"]).exits(0);
+    for (line, word) in [
+        ("havre vers", "version"),
+        ("havre container insp", "inspect"),
+        ("havre run --restart unl", "unless-stopped"),
+        (&format!("havre start {}", &name[..name.len() - 2]), &name),
+    ] {
+        let script = format!(
+            "function havre; $PROGRAM $argv; end; havre completion fish | source; complete -C '{line}'"
+        );
+        if let Some(offered) = in_shell(client, "fish", &script) {
+            let words: Vec<&str> = offered.lines().filter_map(|line| line.split('\t').next()).collect();
+            assert_eq!(words, [word], "fish, {line:?}");
+        }
+        // A shell on a terminal of its own, where the key of completion is pressed.
+        let script = format!(
+            "zmodload zsh/zpty; zpty z zsh -f -i; zpty -w z 'PS1=; havre() {{ \"$PROGRAM\" \"$@\" }}; \
+             autoload -Uz compinit; compinit -u -D; source <(havre completion zsh); echo READ\"\"Y'; \
+             zpty -r z seen '*READY*'; zpty -n -w z '{line}'$'\\t'; zpty -r z seen '*{word}*'; print -r -- $seen"
+        );
+        if let Some(seen) = in_shell(client, "zsh", &script) {
+            assert!(seen.contains(word), "zsh, {line:?}: {seen:?}");
+        }
+    }
+    remove(client, &name);
 }
 
 fn near(_: &World, client: &Client) {

@@ -28,6 +28,8 @@ pub(crate) struct Client {
     pub(crate) name: &'static str,
     program: PathBuf,
     host: String,
+    /// The runtime of the containers that sleep.
+    pub(crate) runtime: Option<&'static str>,
 }
 
 /// What a finished command left.
@@ -69,9 +71,9 @@ impl World {
                 (Some(child), host)
             }
         };
-        let mut clients = vec![Client { name: "havre", program: havre, host: host.clone() }];
+        let mut clients = vec![Client { name: "havre", program: havre, host: host.clone(), runtime: None }];
         if Path::new(DOCKER).exists() {
-            clients.push(Client { name: "docker", program: DOCKER.into(), host });
+            clients.push(Client { name: "docker", program: DOCKER.into(), host, runtime: None });
         } else {
             println!("SKIP through docker: {DOCKER} is not installed");
         }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use world::{Random, World};
 
 const WORKERS: usize = 3;
@@ -45,9 +46,12 @@ type Test = (&'static str, fn(&Arc<World>));
 
 const ALL: &[Test] = &[
     ("the_daemon_is_killed_at_random_points", random_points),
-    ("a_killed_supervisor_ends_its_container_and_leaves_nothing", killed_supervisor),
-    ("a_supervisor_killed_while_the_daemon_is_away_is_noticed", killed_both),
+    ("x02_a_killed_supervisor_ends_its_container_and_leaves_nothing", killed_supervisor),
+    ("x02_a_supervisor_killed_while_the_daemon_is_away_is_noticed", killed_both),
+    ("x02_a_stopped_supervisor_holds_up_nobody_else", stopped_supervisor),
     ("a_lost_machine_keeps_what_was_acknowledged_and_applies_restart_policies", lost_machine),
+    ("a_commit_in_which_the_daemon_is_killed_is_whole_or_absent", killed_commit),
+    ("a_copy_in_which_the_daemon_is_killed_leaves_a_container_that_works", killed_copy),
     ("a_second_engine_on_the_same_data_root_is_refused", second_engine),
     ("a_corrupt_database_is_refused_by_name", corrupt_database),
     ("r21_folders_are_closed_to_others_and_repaired_at_start", r21_private_folders),
@@ -131,6 +135,30 @@ fn killed_both(world: &Arc<World>) {
     assert_eq!(state(world, "one"), "running 0");
 }
 
+fn stopped_supervisor(world: &Arc<World>) {
+    begin(world);
+    run_detached(world, "stopped", &[]);
+    world.signal_shims(Signal::STOP);
+    run_detached(world, "other", &[]);
+    // Whoever wants something of it is answered in bounded time.
+    let refused = world.havre(&["stop", "-t", "0", "stopped"]);
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("did not receive an exit event"),
+        "{refused:?}"
+    );
+    assert_eq!(state(world, "stopped"), "running 0");
+    // So is the next daemon, which takes what was recorded.
+    world.kill_daemon();
+    world.start_daemon();
+    assert_eq!((state(world, "stopped"), state(world, "other")), ("running 0".into(), "running 0".into()));
+    world.must(&["exec", "other", "true"]);
+    world.signal_shims(Signal::CONT);
+    // What was asked of it meanwhile it does now.
+    assert_eq!(world.must(&["wait", "stopped"]).trim(), "137");
+    world.must(&["rm", "-f", "stopped", "other"]);
+    world.settle(&|census| *census == world::Census::default());
+}
+
 fn lost_machine(world: &Arc<World>) {
     begin(world);
     run_detached(world, "plain", &[]);
@@ -146,6 +174,89 @@ fn lost_machine(world: &Arc<World>) {
     assert_eq!(world.must(&["ps", "-aq", "--filter", "name=gone"]), "", "--rm is kept through a restart");
     assert!(world.must(&["logs", "plain"]).contains("tick"), "the log survives");
     world.must(&["rm", "-f", "plain", "always", "stopped"]);
+    world.settle(&|census| *census == world::Census::default());
+}
+
+/// Kills the daemon while a command goes on, at a random moment; whether the command was acknowledged.
+fn kill_during(world: &Arc<World>, random: &mut Random, longest: Duration, args: &[&str]) -> bool {
+    let longest = u64::try_from(longest.as_micros()).unwrap();
+    std::thread::scope(|scope| {
+        let command = scope.spawn(|| world.havre(args));
+        world.pause(Duration::from_micros(random.below(longest)));
+        world.kill_daemon();
+        let answer = command.join().unwrap();
+        world.start_daemon();
+        answer.code == Some(0)
+    })
+}
+
+fn seeded() -> Random {
+    let given = std::env::var("HAVRE_FAULT_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(world::seed);
+    println!("seed {seed}");
+    Random::new(seed)
+}
+
+/// How often a long operation is interrupted.
+const INTERRUPTIONS: usize = 12;
+
+fn killed_commit(world: &Arc<World>) {
+    begin(world);
+    let mut random = seeded();
+    let before = world.stored();
+    run_detached(world, "one", &[]);
+    world.must(&["exec", "one", "sh", "-c", "head -c 40000000 /dev/urandom >/large; mkdir /d; >/d/file"]);
+    let began = Instant::now();
+    world.must(&["commit", "one", "made:whole"]);
+    let longest = began.elapsed() * 5 / 4;
+    let mut whole = 0;
+    for round in 0..INTERRUPTIONS {
+        let name = format!("made:{round}");
+        let done = kill_during(world, &mut random, longest, &["commit", "one", &name]);
+        let there = !world.must(&["images", "-q", &name]).is_empty();
+        assert!(there || !done, "{name} was acknowledged and is not there");
+        if there {
+            // Of an image that is there everything is there.
+            let list = ["run", "--rm", "--network", "none", &name, "sh", "-c", "wc -c </large; ls /d"];
+            assert_eq!(world.must(&list), "40000000\nfile\n");
+            world.must(&["rmi", &name]);
+            whole += 1;
+        }
+    }
+    println!("{whole} of {INTERRUPTIONS} commits were whole");
+    world.must(&["rm", "-f", "one"]);
+    world.must(&["rmi", "made:whole"]);
+    world.settle(&|census| *census == world::Census::default());
+    // A start is what cleans up; after one nothing is there that was not before.
+    world.kill_daemon();
+    world.start_daemon();
+    assert_eq!(world.stored(), before);
+}
+
+fn killed_copy(world: &Arc<World>) {
+    begin(world);
+    let mut random = seeded();
+    let tree = world.tree(2_000);
+    let tree = tree.to_str().unwrap();
+    run_detached(world, "runs", &[]);
+    world.must(&["create", "--name", "rests", "--network", "none", "busybox", "true"]);
+    let began = Instant::now();
+    world.must(&["cp", tree, "rests:/whole"]);
+    let longest = began.elapsed() * 5 / 4;
+    for round in 0..INTERRUPTIONS {
+        let name = if round % 2 == 0 { "runs" } else { "rests" };
+        let target = format!("{name}:/in{round}");
+        let done = kill_during(world, &mut random, longest, &["cp", tree, &target]);
+        if done && name == "runs" {
+            let count = format!("ls /in{round} | wc -l");
+            assert_eq!(world.must(&["exec", "runs", "sh", "-c", &count]), "2000\n");
+        }
+        // The container takes the next copy, and no mount of the last one is left.
+        world.must(&["cp", "-q", tree, &target]);
+        world.settle(&|census| census.mounts == 0);
+    }
+    world.must(&["start", "-a", "rests"]);
+    world.must(&["rm", "-f", "runs", "rests"]);
     world.settle(&|census| *census == world::Census::default());
 }
 

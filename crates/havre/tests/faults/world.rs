@@ -211,8 +211,13 @@ impl World {
 
     /// Kills every supervisor.
     pub(crate) fn kill_shims(&self) {
+        self.signal_shims(Signal::KILL);
+    }
+
+    /// Sends every supervisor a signal.
+    pub(crate) fn signal_shims(&self, signal: Signal) {
         for pid in self.shims() {
-            rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
         }
     }
 
@@ -234,6 +239,30 @@ impl World {
             }
         }
         std::fs::remove_dir_all(self.path("run")).unwrap();
+    }
+
+    /// What is kept of images: blobs and layers.
+    pub(crate) fn stored(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut open = vec![(self.path("data/content"), 0), (self.path("data/snapshots"), 0)];
+        while let Some((folder, depth)) = open.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                if depth < 2 && entry.file_type().unwrap().is_dir() {
+                    open.push((entry.path(), depth + 1));
+                }
+                found.push(entry.path());
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    /// A folder with so many small files.
+    pub(crate) fn tree(&self, files: usize) -> PathBuf {
+        let folder = self.path("tree");
+        std::fs::create_dir_all(&folder).unwrap();
+        (0..files).for_each(|number| std::fs::write(folder.join(number.to_string()), "content").unwrap());
+        folder
     }
 
     /// Breaks the state database.

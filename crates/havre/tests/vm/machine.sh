@@ -50,14 +50,14 @@ check "the kill is reported" "true 137" "$(havre inspect -f '{{.State.OOMKilled}
 start --name child -m 32m --memory-swap 32m busybox sh -c "$memory; echo child \$?; exec sleep 1000"
 turns=0
 until havre logs child | grep -q 'child 137' || [ $turns -gt 50 ]; do turns=$((turns + 1)); sleep 0.2; done
-check "a killed child is reported while the first process lives" "true true" \
+check "r24 a killed child is reported while the first process lives" "true true" \
     "$(havre inspect -f '{{.State.Running}} {{.State.OOMKilled}}' child)"
 check "a process within its limit lives" 0 "$(run -m 256m busybox sh -c "$memory 2>/dev/null; echo \$?")"
 
 denied="Operation not permitted"
 modprobe loop
 for number in "c 1 1" "c 10 237" "b 254 0"; do
-    contains "device $number is denied" "$denied" "$(run busybox sh -c "mknod /tmp/n $number && exec 3</tmp/n")"
+    contains "r19 device $number is denied" "$denied" "$(run busybox sh -c "mknod /tmp/n $number && exec 3</tmp/n")"
 done
 check "a device that was asked for can be read" 0 \
     "$(run --device /dev/loop-control:/dev/mine:r busybox sh -c 'exec 3</dev/mine; echo $?')"
