@@ -84,6 +84,12 @@ impl Client {
         Ok(Progress { answer, lines: JsonLines::default() })
     }
 
+    /// Fetches an image.
+    pub async fn pull(&self, query: &Query) -> Result<Progress<'_>, ClientError> {
+        let answer = self.request(Method::POST, query, None::<&()>).await?;
+        Ok(Progress { answer, lines: JsonLines::default() })
+    }
+
     /// The archive of some images.
     pub async fn save(&self, names: &[String], platforms: &[String]) -> Result<Answer<'_>, ClientError> {
         let query = with_all(Query::new("/images/get"), "names", names);

@@ -6,7 +6,8 @@
 use std::io::Write as _;
 
 use havre_api::container::WaitResponse;
-use havre_client::{AttachOptions, Client, ClientError, Waiting};
+use havre_client::{AttachOptions, Client, ClientError, Query, Waiting};
+use havre_oci::Reference;
 use tokio::time::{Duration, timeout};
 
 use crate::App;
@@ -53,7 +54,7 @@ pub(super) const START: Command = Command {
         switch("attach", "Attach STDOUT and STDERR and pass signals on").short('a'),
         text("checkpoint", "Restore from this checkpoint"),
         text("checkpoint-dir", "Directory of the checkpoint"),
-        text("detach-keys", "Keys that detach (default ctrl-p,ctrl-q)"),
+        text("detach-keys", "Keys that detach (ctrl-p,ctrl-q unless given)"),
         switch("interactive", "Attach STDIN").short('i'),
     ]],
     arity: Arity::AtLeast(1),
@@ -76,6 +77,16 @@ fn early_with(app: &App, args: &Args, code: u8, message: &str) -> Failure {
         code,
         format!("{program}: {message}\n\nRun '{program} {} --help' for more information", args.called),
     )
+}
+
+/// Docker's client reads the image's name before it asks: not found is then about a name that could be.
+fn check_image(image: &str) -> Result<(), String> {
+    let id = image.strip_prefix("sha256:").unwrap_or(image);
+    let is_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match Reference::parse(image) {
+        Err(error) if !is_id => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// A wrong value of a flag reads like a wrong flag; everything else like a failed command.
@@ -195,9 +206,13 @@ async fn create_container(
             format!("invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\"");
         return Err(early(app, args, &reason).into());
     }
-    let mut cid = CidFile::reserve(args.text("cidfile")).map_err(|reason| early(app, args, &reason))?;
+    let mut cid = CidFile::reserve(args.text("cidfile")).map_err(Refusal::Daemon)?;
+    check_image(&creation.request.config.image).map_err(Refusal::Daemon)?;
+    if let Some(reason) = super::no_platform(&creation.platform).filter(|_| !creation.platform.is_empty()) {
+        return Err(Refusal::Daemon(format!("error parsing specified platform: {reason}")));
+    }
     if pull == "always" {
-        return Err(Refusal::Daemon("not yet supported: pulling images".into()));
+        pull_image(client, &creation).await?;
     }
     let mut keys = None;
     if args.on("use-api-socket") {
@@ -212,13 +227,17 @@ async fn create_container(
     let created = match created {
         Ok(created) => created,
         Err(ClientError::Api { status: 404, message })
-            if pull != "never" && message.contains("No such image") =>
+            if pull != "never"
+                && message.contains("No such image")
+                && !creation.request.config.image.starts_with("sha256:") =>
         {
             output::complain(&format!(
                 "Unable to find image '{}' locally",
                 with_tag(&creation.request.config.image)
             ));
-            return Err(Refusal::Daemon("not yet supported: pulling images".into()));
+            pull_image(client, &creation).await?;
+            let again = client.create(&creation.name, &creation.platform, &creation.request).await;
+            again.map_err(|error| Refusal::Daemon(describe(&error)))?
         }
         Err(error) => return Err(Refusal::Daemon(describe(&error))),
     };
@@ -233,6 +252,31 @@ async fn create_container(
         sent.map_err(|error| Refusal::Daemon(describe(&error)))?;
     }
     Ok((created.id, creation))
+}
+
+/// Asks the daemon to fetch the image.
+async fn pull_image(client: &Client, creation: &Creation) -> Result<(), Refusal> {
+    let image = Reference::parse(&creation.request.config.image)
+        .map_err(|error| Refusal::Daemon(error.to_string()))?;
+    let tag = image.digest().map(ToString::to_string).or_else(|| image.tag().map(str::to_owned));
+    let query = Query::new("/images/create")
+        .with("fromImage", &image.name())
+        .with_some("tag", &tag.unwrap_or_default())
+        .with_some("platform", &creation.platform);
+    let pulling = async {
+        let mut progress = client.pull(&query).await?;
+        while let Some(messages) = progress.next().await? {
+            if let Some(failed) = messages.into_iter().find(|message| !message.error.is_empty()) {
+                return Ok(Some(failed.error));
+            }
+        }
+        Ok::<_, ClientError>(None)
+    };
+    match pulling.await {
+        Ok(None) => Ok(()),
+        Ok(Some(message)) => Err(Refusal::Daemon(message)),
+        Err(error) => Err(Refusal::Daemon(describe(&error))),
+    }
 }
 
 fn create(app: &App, args: &Args) -> Result<u8, Failure> {
@@ -268,15 +312,16 @@ fn run(app: &App, args: &Args) -> Result<u8, Failure> {
         return Err(Failure::plain("the input device is not a TTY"));
     }
     let not_run = |refusal| match refusal {
-        Refusal::Daemon(message) => early(app, args, &message),
+        Refusal::Daemon(message) => early_with(app, args, start_failure_code(&message), &message),
         Refusal::Other(failure) => failure,
     };
     app.block(async {
         let client = app.client().await?;
         if detached {
             let (id, _) = create_container(app, client, args, Purpose::Detach).await.map_err(not_run)?;
-            client.start(&id, "").await.map_err(|error| start_failed(app, args, &id, &error))?;
+            let started = client.start(&id, "").await;
             output::line(&id)?;
+            started.map_err(|error| start_failed(app, args, &id, &error))?;
             return Ok(0);
         }
         let (id, creation) = create_container(app, client, args, Purpose::Attach).await.map_err(not_run)?;
@@ -478,7 +523,13 @@ fn start(app: &App, args: &Args) -> Result<u8, Failure> {
         app.block(async {
             let client = app.client().await?;
             let (checkpoint, folder) = (args.text("checkpoint"), args.text("checkpoint-dir"));
-            client.start_from(name, checkpoint, folder).await.map_err(Failure::from)
+            // Docker's client says so itself; other failures are the daemon's.
+            client.start_from(name, checkpoint, folder).await.map_err(|error| match describe(&error) {
+                text if text.contains("only supported in experimental mode") => Failure::plain(
+                    "\"--checkpoint\" is only supported on a Docker daemon with experimental features enabled",
+                ),
+                text => Failure::plain(text),
+            })
         })?;
         crate::output::line(name)?;
         return Ok(0);
