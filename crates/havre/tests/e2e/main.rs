@@ -17,6 +17,8 @@ mod api;
 mod cases;
 mod confinement;
 mod debian;
+mod effects;
+mod equal;
 mod external;
 mod files;
 mod files_hostile;
@@ -49,6 +51,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(images::ALL)
         .chain(files::ALL)
         .chain(flags::ALL)
+        .chain(effects::ALL)
         .chain(live::ALL)
         .chain(external::ALL)
         .chain(debian::ALL)
@@ -68,6 +71,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(run::ALONE)
         .chain(why::ALL)
         .chain(teach::ALL)
+        .chain(equal::ALL)
 }
 
 fn main() -> ExitCode {
