@@ -228,9 +228,19 @@ pub(crate) fn find(program: &str, mut words: Vec<String>) -> Result<Found, Failu
             output::print(&root_help(program))?;
             return Ok(Found::Done);
         }
+        if words[0] == "help" {
+            output::print(&format!("Usage:  {program} help [command]\n\nHelp about the command\n"))?;
+            return Ok(Found::Done);
+        }
+        let known = |name: &str| lookup(name).is_some() || LATER.contains(&name);
         let group = GROUPS.iter().any(|(name, _)| *name == words[0]);
-        if !group && lookup(&words[0]).is_none() && !LATER.contains(&words[0].as_str()) {
-            return Err(Failure::plain(format!("unknown help topic: {}", words.join(" "))));
+        let topic = match words.get(1) {
+            Some(second) if group && !known(&format!("{} {second}", words[0])) => second,
+            _ if group || known(&words[0]) => "",
+            _ => &words.join(" "),
+        };
+        if !topic.is_empty() {
+            return Err(Failure::plain(format!("unknown help topic: {topic}")));
         }
         words.push("--help".into());
     }

@@ -3,8 +3,6 @@
 //! The order of `run` decides what is seen: attached and waiting are settled before the start, so no
 //! output and no exit is missed. Attach and wait travel together on connections of their own.
 
-use std::io::Write as _;
-
 use havre_api::container::WaitResponse;
 use havre_client::{AttachOptions, Client, ClientError, Query, Waiting};
 use havre_oci::Reference;
@@ -12,8 +10,8 @@ use tokio::time::{Duration, timeout};
 
 use crate::App;
 use crate::config;
-use crate::container::{Creation, api_socket, creation, flags};
-use crate::failure::{Failure, describe, file_error};
+use crate::container::{CidFile, Creation, api_socket, creation, flags};
+use crate::failure::{Failure, describe};
 use crate::output;
 use crate::session::{Plan, Session};
 use crate::signals::{Signals, exit_code};
@@ -120,48 +118,6 @@ fn start_failure_code(message: &str) -> u8 {
         126
     } else {
         125
-    }
-}
-
-/// The file that `--cidfile` names; removed again when no id was written.
-struct CidFile {
-    path: String,
-    written: bool,
-}
-
-impl CidFile {
-    fn reserve(path: &str) -> Result<Option<Self>, String> {
-        if path.is_empty() {
-            return Ok(None);
-        }
-        let created = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
-        match created {
-            Ok(_) => Ok(Some(Self { path: path.into(), written: false })),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(format!(
-                "container ID file found, make sure the other container isn't running or delete {path}"
-            )),
-            Err(error) => {
-                Err(format!("failed to create the container ID file: {}", file_error("open", path, &error)))
-            }
-        }
-    }
-
-    fn fill(&mut self, id: &str) -> Result<(), String> {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).open(&self.path).map_err(|error| error.to_string())?;
-        file.write_all(id.as_bytes()).map_err(|error| {
-            format!("failed to write the container ID to the file ({}): {error}", self.path)
-        })?;
-        self.written = true;
-        Ok(())
-    }
-}
-
-impl Drop for CidFile {
-    fn drop(&mut self) {
-        if !self.written {
-            std::fs::remove_file(&self.path).ok();
-        }
     }
 }
 
@@ -600,17 +556,5 @@ mod tests {
         ] {
             assert_eq!(start_failure_code(message), code, "{message}");
         }
-    }
-
-    #[test]
-    fn an_id_file_is_made_once_and_vanishes_without_an_id() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("cid");
-        let name = path.to_str().unwrap();
-        drop(CidFile::reserve(name).unwrap());
-        assert!(!path.exists());
-        CidFile::reserve(name).unwrap().unwrap().fill("abc").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "abc");
-        assert!(CidFile::reserve(name).is_err());
     }
 }

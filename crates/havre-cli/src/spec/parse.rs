@@ -7,6 +7,7 @@ use super::{Args, Arity, Command, Flag, Kind, nearest};
 use crate::failure::Failure;
 use crate::format::units;
 
+const HELP: Flag = super::switch("help", "Print usage");
 const REST: &str = "\0rest";
 
 pub(super) fn parse(
@@ -20,11 +21,7 @@ pub(super) fn parse(
     let mut parser =
         clap::Command::new("x").no_binary_name(true).disable_help_flag(true).disable_version_flag(true);
     let has = |letter| command.flags().any(|flag| flag.short == Some(letter));
-    let mut help = Arg::new("help").long("help").action(ArgAction::SetTrue);
-    if !has('h') {
-        help = help.short('h');
-    }
-    parser = parser.arg(help);
+    parser = parser.arg(argument(&if has('h') { HELP } else { HELP.short('h') }));
     for flag in command.flags() {
         parser = parser.arg(argument(flag));
     }
@@ -36,7 +33,8 @@ pub(super) fn parse(
         Ok(matches) => matches,
         Err(error) => return Err(wrong(explain(command, &error, &words))),
     };
-    if matches.get_flag("help") {
+    let help: Option<String> = matches.remove_many::<String>("help").and_then(Iterator::last);
+    if help.is_some_and(|value| boolean(&value) != Some(false)) {
         return Ok(None);
     }
     let mut args = Args { called: called.to_owned(), ..Args::default() };

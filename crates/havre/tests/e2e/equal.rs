@@ -20,6 +20,7 @@ pub(crate) const ALL: &[Test] = &[
     ("equal_containers", |world, _| compare(world, include_str!("equal/containers.txt"))),
     ("equal_creation", |world, _| compare(world, include_str!("equal/creation.txt"))),
     ("equal_images", |world, _| compare(world, include_str!("equal/images.txt"))),
+    ("equal_lines", |world, _| compare(world, include_str!("equal/lines.txt"))),
     ("equal_system", |world, _| compare(world, include_str!("equal/system.txt"))),
     ("equal_help", help),
 ];
@@ -41,6 +42,7 @@ const MASKS: &[(&str, &str, &str)] = &[
     (r#""(time|timeNano)":\d+"#, r#""$1":0"#, "times differ"),
     (r"template: .*", "template: ...", "Go's errors in templates name Go's types and positions"),
     (r"\n*see: docker why \S+", "", "ours names the command that explains a failed start"),
+    (r"\nDid you mean: docker [^\n]*\n", "", "ours names the command that is near"),
     (r"\nDid you mean: \S+", "", "ours names what is near to what is not there"),
     (r"\nDid you mean --\S+\?", "", "ours names the flag that is near"),
     (r#"error during connect: \w+ "[^"]*": "#, "", "Go's HTTP client names its request"),
@@ -68,6 +70,8 @@ const ON_PURPOSE: &[(&str, &str)] = &[
         "the official client does not read why the engine refuses the keys",
     ),
     ("d run --expose 80/nope busybox true", "a protocol that does not exist is refused"),
+    ("d -h | head -n 1", "-h is not on its way out here"),
+    ("d ps -h | head -n 1", "-h is not on its way out here"),
     ("d context use", "the official client's text lacks the usage here"),
     ("d context create four --docker host=nope://x", "an address that nothing can connect to is refused"),
 ];
