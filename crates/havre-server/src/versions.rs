@@ -177,7 +177,7 @@ fn container(version: ApiVersion, object: &mut Map<String, Value>) {
             default_network(settings);
         }
         let driver = object.get("Driver").cloned().unwrap_or_default();
-        fill(object, "GraphDriver", json!({"Data": null, "Name": driver}));
+        fill(object, "GraphDriver", json!({"Data": {}, "Name": driver}));
         in_order(
             object,
             &["SizeRw", "SizeRootFs", "Mounts", "Config", "NetworkSettings", "ImageManifestDescriptor"],

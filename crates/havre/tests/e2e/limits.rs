@@ -165,7 +165,7 @@ fn slow_disk(world: &World, client: &Client) {
 }
 
 /// Seconds of the day of a time as inspection shows it; a test at midnight gets a negative difference.
-pub(crate) fn seconds(time: &str) -> f64 {
+fn seconds(time: &str) -> f64 {
     let clock = time.split_once('T').unwrap().1.trim_end_matches('Z');
     clock.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
 }
