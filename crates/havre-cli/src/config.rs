@@ -212,6 +212,10 @@ fn has_no_port(text: &str) -> bool {
     authority.ends_with(']') || authority.rsplit_once(':').is_none_or(|(_, port)| port.is_empty())
 }
 
+fn unresolved(why: &str) -> Failure {
+    Failure::plain(format!("Failed to initialize: unable to resolve docker endpoint: {why}"))
+}
+
 /// Finds the daemon that the user means.
 pub(crate) fn target(program: &str, global: &Global) -> Result<Target, Failure> {
     if !global.hosts.is_empty() && !global.context.is_empty() {
@@ -220,19 +224,18 @@ pub(crate) fn target(program: &str, global: &Global) -> Result<Target, Failure> 
     let host = match global.hosts.as_slice() {
         [] => host_variable(),
         [host] => Some(host.clone()),
-        _ => return Err(Failure::plain("Specify only one -H")),
+        _ => return Err(unresolved("Specify only one -H")),
     };
     let name = context_name(global)?;
     if name != DEFAULT {
-        let unresolved = |why: String| Failure::plain(format!("unable to resolve docker endpoint: {why}"));
         let store = Store::new(&directory(global));
-        let meta = store.get(&name).map_err(|failure| unresolved(failure.message))?;
+        let meta = store.get(&name).map_err(|failure| unresolved(&failure.message))?;
         let host = meta.host();
         if host.is_empty() {
-            return Err(unresolved(format!("context {name:?}: no docker endpoint is in it")));
+            return Err(unresolved(&format!("context {name:?}: no docker endpoint is in it")));
         }
         let tls = store.tls(&meta)?;
-        let endpoint = parse_host(host, tls.is_some()).map_err(|error| unresolved(error.to_string()))?;
+        let endpoint = parse_host(host, tls.is_some()).map_err(|error| unresolved(&error.to_string()))?;
         let tls = tls.filter(|_| matches!(endpoint, Endpoint::Tcp(_)));
         return Ok(Target { endpoint, tls, by_default: false });
     }
@@ -240,8 +243,8 @@ pub(crate) fn target(program: &str, global: &Global) -> Result<Target, Failure> 
     match host {
         None => Ok(Target { endpoint: Endpoint::Unix(default_socket(program)), tls: None, by_default: true }),
         Some(text) => {
-            let endpoint = parse_host(&text, global.encrypts())
-                .map_err(|error| Failure::plain(format!("unable to resolve docker endpoint: {error}")))?;
+            let endpoint =
+                parse_host(&text, global.encrypts()).map_err(|error| unresolved(&error.to_string()))?;
             let tls = match endpoint {
                 Endpoint::Tcp(_) if global.encrypts() => Some(keys(global)?),
                 _ => None,

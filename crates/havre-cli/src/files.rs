@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::failure::{Failure, file_error};
 
 /// Reads `NAME=value` lines. A bare name takes its value from our environment, or vanishes when it has
-/// none; `None` from `inherit` forbids bare names to be looked up.
+/// none, or when nothing is to be inherited.
 pub(crate) fn variables(path: &str, inherit: bool) -> Result<Vec<String>, Failure> {
     let bytes = std::fs::read(path).map_err(|error| Failure::usage(file_error("open", path, &error)))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
@@ -47,7 +47,7 @@ pub(crate) fn variables(path: &str, inherit: bool) -> Result<Vec<String>, Failur
                     variables.push(format!("{name}={value}"));
                 }
             }
-            None => variables.push(name.to_owned()),
+            None => {}
         }
     }
     Ok(variables)
@@ -93,7 +93,7 @@ mod tests {
         let path = file.path().to_str().unwrap();
         let home = format!("HOME={}", std::env::var("HOME").unwrap());
         assert_eq!(variables(path, true).unwrap(), ["A=1=2", "B=x y", &home]);
-        assert_eq!(variables(path, false).unwrap()[2], "NO_SUCH_NAME_SET");
+        assert_eq!(variables(path, false).unwrap(), ["A=1=2", "B=x y"]);
         std::fs::write(file.path(), "A B=1\n").unwrap();
         assert!(variables(path, true).is_err());
         std::fs::write(file.path(), "=1\n").unwrap();

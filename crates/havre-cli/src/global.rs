@@ -111,7 +111,7 @@ pub(crate) fn parse(program: &str, words: Vec<String>) -> Result<Line, Failure> 
     }
     let level = args.text("log-level");
     if !matches!(level, "" | "debug" | "info" | "warn" | "warning" | "error" | "fatal" | "panic" | "trace") {
-        return Err(Failure::new(1, format!("unable to parse logging level: {level}")));
+        return Err(Failure::new(1, format!("Unable to parse logging level: {level}")));
     }
     let global = Global {
         config: args.text("config").into(),

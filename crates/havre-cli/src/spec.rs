@@ -138,7 +138,13 @@ impl Command {
     /// `havre run [OPTIONS] IMAGE [COMMAND] [ARG...]`.
     pub(crate) fn usage(&self, program: &str, name: &str) -> String {
         let mut line = format!("{program} {name}");
-        if self.flags().next().is_some() {
+        // Docker's own exceptions.
+        let options = match self.names.first() {
+            Some(&"context rm") => false,
+            Some(&"context export") => true,
+            _ => self.flags().next().is_some(),
+        };
+        if options {
             line.push_str(" [OPTIONS]");
         }
         if !self.arguments.is_empty() {
@@ -229,6 +235,11 @@ pub(crate) fn parse(
     words: Vec<String>,
 ) -> Result<Option<Args>, Failure> {
     parse::parse(command, program, called, words)
+}
+
+/// Why a text is no number, in Go's words.
+pub(crate) fn range(error: &std::num::ParseIntError) -> &'static str {
+    parse::range(error)
 }
 
 /// A spelling that Go reads as a truth value.

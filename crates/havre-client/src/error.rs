@@ -54,6 +54,9 @@ pub enum ClientError {
     /// Client and daemon speak no common version.
     #[error("the client and the daemon have no API version in common")]
     Version,
+    /// A container without a name was asked for.
+    #[error("invalid container name or ID: value is empty")]
+    NoName,
     /// A path or a header cannot be sent.
     #[error("the request cannot be formed")]
     Request(#[source] hyper::http::Error),
@@ -89,7 +92,9 @@ impl Classify for ClientError {
             Self::Connect { .. } | Self::Ssh(_) => ErrorKind::Unavailable,
             Self::Tls { .. } => ErrorKind::Unauthorized,
             Self::Transport(_) | Self::Stream(_) | Self::NotUpgraded | Self::Decode(_) => ErrorKind::Internal,
-            Self::Version | Self::Keys(_) | Self::Request(_) | Self::Encode(_) => ErrorKind::InvalidParameter,
+            Self::Version | Self::NoName | Self::Keys(_) | Self::Request(_) | Self::Encode(_) => {
+                ErrorKind::InvalidParameter
+            }
             Self::Api { status, .. } => match status {
                 400 => ErrorKind::InvalidParameter,
                 401 => ErrorKind::Unauthorized,
@@ -108,7 +113,7 @@ impl Classify for ClientError {
 /// The error that an unsuccessful answer describes.
 pub(crate) fn from_answer(status: StatusCode, body: &[u8]) -> ClientError {
     let message = match serde_json::from_slice::<ErrorResponse>(body) {
-        Ok(error) if !error.message.is_empty() => error.message,
+        Ok(error) if !error.message.is_empty() => error.message.trim().to_owned(),
         _ => String::from_utf8_lossy(body).trim().to_owned(),
     };
     let message = if message.is_empty() { format!("the daemon answered {status}") } else { message };

@@ -249,6 +249,11 @@ impl Client {
         body: Body,
         versioned: bool,
     ) -> Result<Request<Body>, ClientError> {
+        // `/containers//name` is one by the name that inspection shows, `/containers//json` has none.
+        let unnamed = path.strip_prefix("/containers//").and_then(|rest| rest.split('?').next());
+        if method != Method::DELETE && unnamed.is_some_and(|rest| !rest.contains('/')) {
+            return Err(ClientError::NoName);
+        }
         let target = if versioned { format!("/v{}{path}", self.version.get()) } else { path.to_owned() };
         let mut builder =
             Request::builder().method(method).uri(target).header(HOST, self.way.endpoint.host_header());

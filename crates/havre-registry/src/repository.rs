@@ -43,6 +43,12 @@ pub enum Access {
     Push,
 }
 
+impl Default for Registries {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
+
 impl Registries {
     /// With these settings.
     #[must_use]

@@ -135,6 +135,38 @@ fn default_network(settings: &mut Map<String, Value>) {
         let value = bridge.as_ref().and_then(|bridge| bridge.get(name)).cloned();
         fill(settings, name, value.unwrap_or(empty));
     }
+    in_order(
+        settings,
+        &[
+            "Bridge",
+            "SandboxID",
+            "SandboxKey",
+            "Ports",
+            "HairpinMode",
+            "LinkLocalIPv6Address",
+            "LinkLocalIPv6PrefixLen",
+            "SecondaryIPAddresses",
+            "SecondaryIPv6Addresses",
+            "EndpointID",
+            "Gateway",
+            "GlobalIPv6Address",
+            "GlobalIPv6PrefixLen",
+            "IPAddress",
+            "IPPrefixLen",
+            "IPv6Gateway",
+            "MacAddress",
+            "Networks",
+        ],
+    );
+}
+
+/// Moves the named fields behind all others, in this order: documents are shown as they are sent.
+fn in_order(object: &mut Map<String, Value>, names: &[&str]) {
+    for name in names {
+        if let Some(value) = object.shift_remove(*name) {
+            object.insert((*name).into(), value);
+        }
+    }
 }
 
 fn container(version: ApiVersion, object: &mut Map<String, Value>) {
@@ -144,8 +176,15 @@ fn container(version: ApiVersion, object: &mut Map<String, Value>) {
         if let Some(settings) = part(object, "NetworkSettings") {
             default_network(settings);
         }
+        let driver = object.get("Driver").cloned().unwrap_or_default();
+        fill(object, "GraphDriver", json!({"Data": {}, "Name": driver}));
+        in_order(
+            object,
+            &["SizeRw", "SizeRootFs", "Mounts", "Config", "NetworkSettings", "ImageManifestDescriptor"],
+        );
         if let Some(config) = part(object, "Config") {
             fill(config, "OnBuild", Value::Null);
+            in_order(config, &["Labels", "StopSignal", "StopTimeout", "Shell"]);
         }
     }
     if version < before(48) {
@@ -287,6 +326,11 @@ fn info(version: ApiVersion, object: &mut Map<String, Value>) {
     if version < before(52) {
         let v1 = object.get("CgroupVersion") == Some(&json!("1"));
         fill(object, "KernelMemoryTCP", json!(v1));
+        let names: Vec<String> = object.keys().cloned().collect();
+        let behind = names.iter().skip_while(|name| *name != "SwapLimit").skip(1);
+        let behind: Vec<&str> =
+            behind.map(String::as_str).filter(|name| *name != "KernelMemoryTCP").collect();
+        in_order(object, &behind);
     }
     if version < before(50) {
         object.remove("DiscoveredDevices");

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{IsTerminal as _, Write};
 
 use havre_client::CommitOptions;
+use havre_oci::Reference;
 
-use super::cp::check_output;
 use crate::App;
 use crate::failure::{Failure, file_error};
 use crate::format::table::harmless;
@@ -122,11 +122,32 @@ fn export(app: &App, args: &Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Checks that an archive can be written to a path.
+pub(super) fn check_output(path: &str) -> Result<(), Failure> {
+    let shown = std::path::Path::new(path);
+    if shown.is_dir() {
+        return Err(Failure::plain("cannot write to a directory"));
+    }
+    let folder = match shown.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => return super::cp::check_output(path),
+        Some(folder) => folder,
+        None => return Ok(()),
+    };
+    if let Err(error) = std::fs::metadata(folder) {
+        let reason = file_error("stat", &folder.to_string_lossy(), &error);
+        return Err(Failure::plain(format!("invalid output path: {reason}")));
+    }
+    super::cp::check_output(path)
+}
+
 fn commit(app: &App, args: &Args) -> Result<u8, Failure> {
     if args.given("pause") && args.given("no-pause") {
         return Err(Failure::plain("conflicting options: --no-pause and --pause cannot be used together"));
     }
     let name = args.rest.get(1).map_or("", String::as_str);
+    if !name.is_empty() {
+        Reference::parse(name).map_err(|error| Failure::plain(error.to_string()))?;
+    }
     // A colon behind the last slash begins the tag; one before belongs to a port.
     let at = name.rfind(':').filter(|at| !name[*at..].contains('/'));
     let (repository, tag) = at.map_or((name, ""), |at| (&name[..at], &name[at + 1..]));

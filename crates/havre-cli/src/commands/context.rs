@@ -291,7 +291,7 @@ fn ls(app: &App, args: &Args) -> Result<u8, Failure> {
         rows.insert(&current, row(&current, "", "", &failure.message));
     }
     output::print(&Format::parse(source)?.rows(&HEADINGS, rows.into_values().collect())?)?;
-    if !args.on("quiet") && app.global.context.is_empty() {
+    if app.global.context.is_empty() {
         warn_of_variable(app, "a context");
     }
     Ok(0)
@@ -398,13 +398,17 @@ fn inspect(app: &App, args: &Args) -> Result<u8, Failure> {
         objects.push(text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"));
     }
     match format {
+        Some(_) if args.text("format") == "json" => output::line(&format!("[{}]", objects.join(",")))?,
         Some(format) => {
+            let mut lines = Vec::new();
             for object in &objects {
-                output::line(&format.object(object, &[])?)?;
+                match format.object(object, &[]) {
+                    Ok(text) => lines.push(text),
+                    Err(failure) if failure.code == 64 => return Err(failure),
+                    Err(failure) => errors.push(failure.message),
+                }
             }
-            if objects.is_empty() {
-                output::line("")?;
-            }
+            output::line(&lines.join("\n"))?;
         }
         None if objects.is_empty() => output::line("[]")?,
         None => {

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use gotmpl::Value;
 use havre_api::event::EventMessage;
 use havre_base::Timestamp;
 use serde_json::value::RawValue;
@@ -11,7 +10,7 @@ use super::logs::moment;
 use crate::App;
 use crate::failure::Failure;
 use crate::format::table::harmless;
-use crate::format::template::{Format, text as value, value_of};
+use crate::format::template::{Absent, Format, Known};
 use crate::output;
 use crate::spec::{Args, Arity, Command, filter, text};
 
@@ -41,9 +40,7 @@ fn events(app: &App, args: &Args) -> Result<u8, Failure> {
     let format = match args.text("format") {
         "" => Shown::Line,
         "json" | "{{json .}}" => Shown::Json,
-        source => Shown::Template(Box::new(
-            Format::parse(source).map_err(|failure| Failure::new(64, failure.message))?,
-        )),
+        source => Shown::Template(Box::new(Format::parse(source).map_err(wrong_format)?)),
     };
     app.block(async {
         let mut answer = app.client().await?.events(&since, &until, &args.filters()).await?;
@@ -62,6 +59,10 @@ fn events(app: &App, args: &Args) -> Result<u8, Failure> {
     })
 }
 
+fn wrong_format(failure: Failure) -> Failure {
+    Failure::new(64, failure.message.replace("template parsing error", "Error parsing format"))
+}
+
 /// How an event is shown.
 enum Shown {
     Line,
@@ -77,7 +78,7 @@ fn show(shown: &Shown, json: &str) -> Result<String, Failure> {
     match shown {
         Shown::Json => Ok(json.to_owned()),
         Shown::Line => Ok(line(&read()?)),
-        Shown::Template(format) => format.render(&object(&read()?)),
+        Shown::Template(format) => format.guarded(json, KNOWN).map_err(wrong_format),
     }
 }
 
@@ -101,29 +102,21 @@ fn line(event: &EventMessage) -> String {
     harmless(&line)
 }
 
-/// The names that templates use.
-fn object(event: &EventMessage) -> Value {
-    let attributes = event
-        .actor
-        .attributes
-        .iter()
-        .map(|(name, text)| (name.as_str().into(), value(harmless(text))))
-        .collect();
-    let actor = [("ID", value(&event.actor.id)), ("Attributes", Value::Map(std::sync::Arc::new(attributes)))];
-    let actor = value_of(actor.into_iter());
-    let fields = [
-        ("Status", value(&event.status)),
-        ("ID", value(&event.id)),
-        ("From", value(&event.from)),
-        ("Type", value(&event.kind)),
-        ("Action", value(harmless(&event.action))),
-        ("Actor", actor),
-        ("Scope", value(&event.scope)),
-        ("Time", Value::Int(event.time)),
-        ("TimeNano", Value::Int(event.time_nano)),
-    ];
-    value_of(fields.into_iter())
-}
+/// The names that templates use beside the wire's.
+const KNOWN: &[Known] = &[(
+    "",
+    &[
+        ("status", Absent::Text),
+        ("id", Absent::Text),
+        ("from", Absent::Text),
+        ("Status", Absent::Named("status")),
+        ("ID", Absent::Named("id")),
+        ("From", Absent::Named("from")),
+        ("Scope", Absent::Named("scope")),
+        ("Time", Absent::Named("time")),
+        ("TimeNano", Absent::Named("timeNano")),
+    ],
+)];
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ pub(super) const EXEC: Command = Command {
     about: "Execute a command in a running container",
     flags: &[&[
         switch("detach", "Run in the background").short('d'),
-        text("detach-keys", "Keys that detach (default ctrl-p,ctrl-q)"),
+        text("detach-keys", "Keys that detach (ctrl-p,ctrl-q unless given)"),
         list("env", "Set environment variables").short('e'),
         list("env-file", "Read environment variables from a file"),
         switch("interactive", "Keep STDIN open even if not attached").short('i'),
@@ -39,7 +39,7 @@ pub(super) const ATTACH: Command = Command {
     arguments: "CONTAINER",
     about: "Attach local standard input, output, and error streams to a running container",
     flags: &[&[
-        text("detach-keys", "Keys that detach (default ctrl-p,ctrl-q)"),
+        text("detach-keys", "Keys that detach (ctrl-p,ctrl-q unless given)"),
         switch("no-stdin", "Do not attach STDIN"),
         RUN[2],
     ]],
@@ -56,7 +56,14 @@ fn exec(app: &App, args: &Args) -> Result<u8, Failure> {
     for path in args.list("env-file") {
         env.extend(files::variables(path, true).map_err(|failure| Failure::plain(failure.message))?);
     }
-    env.extend(crate::container_environment(args.list("env")).map_err(Failure::usage)?);
+    let wrong = |reason: String| {
+        let (program, called) = (&app.program, &args.called);
+        let usage = EXEC.usage(program, called);
+        Failure::usage(format!(
+            "{reason}\n\nUsage:  {usage}\n\nRun '{program} {called} --help' for more information"
+        ))
+    };
+    env.extend(crate::container_environment(args.list("env")).map_err(wrong)?);
     if tty && interactive && !detached && !terminal::input_is_terminal() {
         return Err(Failure::plain("the input device is not a TTY"));
     }
@@ -152,13 +159,15 @@ fn attach(app: &App, args: &Args) -> Result<u8, Failure> {
         let client = app.client().await?;
         let container = client.inspect(name).await?;
         if !container.state.running {
-            return Err(Failure::plain("cannot attach to a stopped container, start it first"));
+            return Err(Failure::plain("You cannot attach to a stopped container, start it first"));
         }
         if container.state.paused {
-            return Err(Failure::plain("cannot attach to a paused container, unpause it first"));
+            return Err(Failure::plain("You cannot attach to a paused container, unpause it first"));
         }
         if container.state.restarting {
-            return Err(Failure::plain("cannot attach to a restarting container, wait until it is running"));
+            return Err(Failure::plain(
+                "You cannot attach to a restarting container, wait until it is running",
+            ));
         }
         let tty = container.config.tty;
         let stdin = !args.on("no-stdin") && container.config.open_stdin;

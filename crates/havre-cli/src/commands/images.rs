@@ -1,6 +1,7 @@
 //! `images`, `rmi`, `tag`, `history`, `image prune`.
 
 use havre_api::image::{DeleteResponse, ImageSummary};
+use havre_oci::Reference;
 
 use super::lifecycle::confirmed;
 use super::platforms;
@@ -12,14 +13,14 @@ use crate::format::table::{ellipsis, harmless, short_id};
 use crate::format::template::{Fields, Format, text as value};
 use crate::format::units::{human_duration, human_size, human_size4};
 use crate::output;
-use crate::spec::{Args, Arity, Command, filter, list, switch, text};
+use crate::spec::{Args, Arity, Command, filter, switch, text, words};
 
 pub(super) const IMAGES: Command = Command {
     names: &["image ls", "image list", "images"],
     arguments: "[REPOSITORY[:TAG]]",
     about: "List images",
     flags: &[&[
-        switch("all", "Show intermediate images too").short('a'),
+        switch("all", "Show intermediate images too (default hides intermediate images)").short('a'),
         switch("digests", "Show digests"),
         filter("Only images that match (dangling=true, reference=a*, label=a, before=x, since=x)").short('f'),
         text("format", super::FORMAT_HELP),
@@ -40,7 +41,7 @@ pub(super) const RMI: Command = Command {
     flags: &[&[
         switch("force", "Remove even if stopped containers use it").short('f'),
         switch("no-prune", "Keep parents without a name"),
-        list("platform", "Only this platform (os/arch[/variant])"),
+        words("platform", "strings", "Only this platform (os/arch[/variant])"),
     ]],
     arity: Arity::AtLeast(1),
     trailing: false,
@@ -171,6 +172,13 @@ fn images(app: &App, args: &Args) -> Result<u8, Failure> {
     }
     let source = match format.as_str() {
         "" | "table" if quiet => "{{.ID}}",
+        "raw" if quiet => "image_id: {{.ID}}",
+        "raw" if digests => {
+            "repository: {{.Repository}}\n{{if .Tag}}tag: {{.Tag}}\n{{end}}{{if .Digest}}digest: {{.Digest}}\n{{end}}image_id: {{.ID}}\ncreated_at: {{.CreatedAt}}\nvirtual_size: {{.Size}}\n"
+        }
+        "raw" => {
+            "repository: {{.Repository}}\n{{if .Tag}}tag: {{.Tag}}\n{{end}}image_id: {{.ID}}\ncreated_at: {{.CreatedAt}}\nvirtual_size: {{.Size}}\n"
+        }
         "" | "table" if digests => {
             "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
         }
@@ -189,27 +197,42 @@ fn images(app: &App, args: &Args) -> Result<u8, Failure> {
     let mut rows = Vec::new();
     for image in &images {
         let id = if full { image.id.as_str() } else { short_id(&image.id) };
-        let count = |n: i64| if n == -1 { "N/A".to_owned() } else { n.to_string() };
-        let size = |n: i64| if n == -1 { "N/A".to_owned() } else { human_size(n) };
-        let unique = if image.shared_size == -1 { -1 } else { image.size - image.shared_size };
         for line in lines(image, digests) {
-            rows.push(Fields::from([
-                ("Repository", value(harmless(line.repository))),
-                ("Tag", value(harmless(line.tag))),
-                ("Digest", value(harmless(line.digest))),
-                ("ID", value(harmless(id))),
-                ("CreatedSince", value(since(image.created, now))),
-                ("CreatedAt", value(created_at(image.created))),
-                ("Size", value(human_size(image.size))),
-                ("Containers", value(count(image.containers))),
-                ("VirtualSize", value(human_size4(image.size))),
-                ("SharedSize", value(size(image.shared_size))),
-                ("UniqueSize", value(size(unique))),
-            ]));
+            rows.push(row(image, &line, id, now));
         }
     }
     output::print(&format.rows(&HEADINGS, rows)?)?;
     Ok(0)
+}
+
+/// All that can be shown of an image by one of its names.
+fn row(image: &ImageSummary, line: &Line<'_>, id: &str, now: i64) -> Fields {
+    let count = |n: i64| if n == -1 { "N/A".to_owned() } else { n.to_string() };
+    let size = |n: i64| if n == -1 { "N/A".to_owned() } else { human_size4(n) };
+    let unique = if image.shared_size == -1 { -1 } else { image.size - image.shared_size };
+    Fields::from([
+        ("Repository", value(harmless(line.repository))),
+        ("Tag", value(harmless(line.tag))),
+        ("Digest", value(harmless(line.digest))),
+        ("ID", value(harmless(id))),
+        ("CreatedSince", value(since(image.created, now))),
+        ("CreatedAt", value(created_at(image.created))),
+        ("Size", value(human_size(image.size))),
+        ("Containers", value(count(image.containers))),
+        ("VirtualSize", value(human_size4(image.size))),
+        ("SharedSize", value(size(image.shared_size))),
+        ("UniqueSize", value(size(unique))),
+    ])
+}
+
+/// A row for each name of an image, for the usage of the disk.
+pub(super) fn rows(image: &ImageSummary, full: bool, now: i64) -> Vec<Fields> {
+    let id = if full { image.id.as_str() } else { short_id(&image.id) };
+    let mut names = lines(image, false);
+    if full {
+        names.iter_mut().for_each(|line| line.digest = "");
+    }
+    names.iter().map(|line| row(image, line, id, now)).collect()
 }
 
 /// `3 weeks ago`; an image without a time says so.
@@ -250,6 +273,18 @@ fn rmi(app: &App, args: &Args) -> Result<u8, Failure> {
 
 fn tag(app: &App, args: &Args) -> Result<u8, Failure> {
     let [source, target] = args.rest.as_slice() else { return Err(Failure::quiet(1)) };
+    for reference in [source, target] {
+        // The source may be an id.
+        if let Err(reason) = Reference::parse(reference)
+            && (reference == target
+                || !reference.bytes().all(|byte| byte.is_ascii_hexdigit())
+                || reference.is_empty())
+        {
+            return Err(Failure::plain(format!(
+                "Error parsing reference: {reference:?} is not a valid repository/tag: {reason}"
+            )));
+        }
+    }
     let (repository, tag) = match split_tag(target) {
         (name, "<none>") => (name, ""),
         split => split,
@@ -310,7 +345,7 @@ fn prune(app: &App, args: &Args) -> Result<u8, Failure> {
         "This will remove all dangling images."
     };
     if !confirmed(args, warning)? {
-        return Err(Failure::plain("image prune has been cancelled"));
+        return Ok(0);
     }
     let mut filters = args.filters();
     filters.add("dangling", if all { "false" } else { "true" });

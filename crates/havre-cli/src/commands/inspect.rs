@@ -7,7 +7,7 @@ use super::platforms;
 use crate::App;
 use crate::failure::{Failure, describe};
 use crate::format::json::indent;
-use crate::format::template::Format;
+use crate::format::template::{Absent, Format, Known};
 use crate::output;
 use crate::spec::{Args, Arity, Command, Flag, switch, text};
 
@@ -51,25 +51,99 @@ pub(super) const IMAGE_INSPECT: Command = Command {
 const TYPES: [&str; 10] =
     ["config", "container", "image", "network", "node", "plugin", "secret", "service", "task", "volume"];
 
-/// The fields that Docker leaves out when empty but knows: a template may ask for them.
-const KNOWN: &[(&str, &[&str])] = &[
-    ("", &["SizeRw", "SizeRootFs", "GraphDriver", "ImageManifestDescriptor"]),
-    ("State", &["Health"]),
+/// The parts that both kinds of objects have.
+const CONFIG: Known = (
+    "Config",
+    &[
+        ("Healthcheck", Absent::Nil),
+        ("StopSignal", Absent::Text),
+        ("StopTimeout", Absent::Nil),
+        ("ExposedPorts", Absent::Map),
+        ("Shell", Absent::List),
+        ("OnBuild", Absent::List),
+        ("MacAddress", Absent::Text),
+        ("ArgsEscaped", Absent::Nil),
+        ("NetworkDisabled", Absent::Nil),
+        ("Entrypoint", Absent::List),
+        ("Cmd", Absent::List),
+        ("Env", Absent::List),
+        ("Labels", Absent::Map),
+        ("Volumes", Absent::Map),
+        ("User", Absent::Text),
+        ("WorkingDir", Absent::Text),
+    ],
+);
+
+/// The fields of containers that Docker leaves out when empty but knows, or knows by another name too.
+const OF_CONTAINERS: &[Known] = &[
     (
-        "Config",
+        "",
         &[
-            "Healthcheck",
-            "StopSignal",
-            "StopTimeout",
-            "ExposedPorts",
-            "Shell",
-            "OnBuild",
-            "MacAddress",
-            "ArgsEscaped",
-            "NetworkDisabled",
+            ("ID", Absent::Named("Id")),
+            ("SizeRw", Absent::Nil),
+            ("SizeRootFs", Absent::Nil),
+            ("GraphDriver", Absent::Nil),
+            ("ImageManifestDescriptor", Absent::Nil),
+            ("ExecIDs", Absent::List),
         ],
     ),
-    ("HostConfig", &["Init", "Mounts", "Tmpfs", "Sysctls", "StorageOpt", "Annotations", "Runtime"]),
+    ("State", &[("Health", Absent::Nil)]),
+    CONFIG,
+    (
+        "HostConfig",
+        &[
+            ("Init", Absent::Nil),
+            ("Mounts", Absent::List),
+            ("Tmpfs", Absent::Map),
+            ("Sysctls", Absent::Map),
+            ("StorageOpt", Absent::Map),
+            ("Annotations", Absent::Map),
+            ("Runtime", Absent::Text),
+            ("Binds", Absent::List),
+            ("CapAdd", Absent::List),
+            ("CapDrop", Absent::List),
+            ("ExtraHosts", Absent::List),
+            ("GroupAdd", Absent::List),
+            ("Links", Absent::List),
+            ("SecurityOpt", Absent::List),
+            ("VolumesFrom", Absent::List),
+            ("Devices", Absent::List),
+            ("DeviceRequests", Absent::List),
+            ("DeviceCgroupRules", Absent::List),
+            ("Ulimits", Absent::List),
+            ("DNS", Absent::Named("Dns")),
+            ("DNSOptions", Absent::Named("DnsOptions")),
+            ("DNSSearch", Absent::Named("DnsSearch")),
+            ("NanoCPUs", Absent::Named("NanoCpus")),
+            ("CPUShares", Absent::Named("CpuShares")),
+            ("CPUPeriod", Absent::Named("CpuPeriod")),
+            ("CPUQuota", Absent::Named("CpuQuota")),
+            ("CPURealtimePeriod", Absent::Named("CpuRealtimePeriod")),
+            ("CPURealtimeRuntime", Absent::Named("CpuRealtimeRuntime")),
+        ],
+    ),
+];
+
+/// The same of images.
+const OF_IMAGES: &[Known] = &[
+    (
+        "",
+        &[
+            ("ID", Absent::Named("Id")),
+            ("Parent", Absent::Text),
+            ("Comment", Absent::Text),
+            ("Author", Absent::Text),
+            ("Container", Absent::Text),
+            ("DockerVersion", Absent::Text),
+            ("Variant", Absent::Text),
+            ("OsVersion", Absent::Text),
+            ("VirtualSize", Absent::Zero),
+            ("GraphDriver", Absent::Nil),
+            ("Descriptor", Absent::Nil),
+            ("Manifests", Absent::List),
+        ],
+    ),
+    CONFIG,
 ];
 
 async fn fetch(
@@ -84,6 +158,8 @@ async fn fetch(
             let query = Query::of("/images/", name, "/json");
             platforms.iter().fold(query, |query, platform| query.with("platform", platform))
         }
+        "network" => Query::of("/networks/", name, ""),
+        "volume" => Query::of("/volumes/", name, ""),
         _ => Query::of("/containers/", name, "/json").flag("size", args.on("size")),
     };
     client.json(Method::GET, &query, None::<&()>).await
@@ -99,11 +175,17 @@ async fn find(
     let kinds: &[&str] = match kind {
         Some("container") => &["container"],
         Some("image") => &["image"],
+        Some("network") => &["network"],
+        Some("volume") => &["volume"],
         Some(other) => {
             return Err(Failure::plain(format!("not yet supported: inspecting objects of type {other}")));
         }
         None => &["container", "image"],
     };
+    if name.trim().is_empty() {
+        let kind = if kind == Some("image") { "image" } else { "container" };
+        return Err(Failure::plain(format!("invalid {kind} name or ID: value is empty")));
+    }
     let platforms = platforms(args)?;
     for kind in kinds {
         match fetch(client, kind, name, args, &platforms).await {
@@ -128,11 +210,9 @@ fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {
     }
     let format = match args.text("format") {
         "" => None,
-        source => Some(Format::parse(source).map_err(|failure| {
-            Failure::new(64, failure.message.replace("failed to parse template", "template parsing error"))
-        })?),
+        source => Some(Format::parse(source).map_err(|failure| Failure::new(64, failure.message))?),
     };
-    let (objects, errors) = app.block(async {
+    let (objects, mut errors) = app.block(async {
         let client = app.client().await?;
         let (mut objects, mut errors) = (Vec::new(), Vec::new());
         for name in &args.rest {
@@ -144,22 +224,22 @@ fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {
         Ok::<_, Failure>((objects, errors))
     })?;
     match format {
+        Some(_) if args.text("format") == "json" => {
+            let list: Vec<&str> = objects.iter().map(|object| object.get()).collect();
+            output::line(&format!("[{}]", list.join(",")))?;
+        }
         Some(format) => {
+            let mut lines = Vec::new();
             for object in &objects {
-                let text = if args.text("format") == "json" {
-                    object.get().to_owned()
-                } else {
-                    format.object(object.get(), KNOWN).map_err(|failure| {
-                        Failure::plain(
-                            failure.message.replace("failed to execute template", "template parsing error"),
-                        )
-                    })?
-                };
-                output::line(&text)?;
+                // Only containers have a state.
+                let known = if object.get().contains("\"State\":{") { OF_CONTAINERS } else { OF_IMAGES };
+                match format.object(object.get(), known) {
+                    Ok(text) => lines.push(text),
+                    Err(failure) if failure.code == 64 => return Err(failure),
+                    Err(failure) => errors.push(failure.message),
+                }
             }
-            if objects.is_empty() {
-                output::line("")?;
-            }
+            output::line(&lines.join("\n"))?;
         }
         None => {
             let list = objects.iter().map(|object| indent(object.get(), "    ", 4)).collect::<Vec<_>>();

@@ -250,8 +250,17 @@ fn port(app: &App, args: &Args) -> Result<u8, Failure> {
     let container =
         app.block(async { Ok::<_, Failure>(app.client().await?.inspect(&args.rest[0]).await?) })?;
     let ports = container.network_settings.ports.unwrap_or_default();
-    let wanted =
-        args.rest.get(1).map(|text| if text.contains('/') { text.clone() } else { format!("{text}/tcp") });
+    let asked = args.rest.get(1).map(String::as_str);
+    if let Some(text) = asked {
+        let port = text.split('/').next().unwrap_or_default();
+        if let Err(error) = port.parse::<u16>() {
+            let reason = crate::spec::range(&error);
+            return Err(Failure::plain(format!(
+                "Error: invalid port ({port}): strconv.ParseUint: parsing {port:?}: {reason}"
+            )));
+        }
+    }
+    let wanted = asked.map(|text| if text.contains('/') { text.to_owned() } else { format!("{text}/tcp") });
     let mut lines = Vec::new();
     for (port, bindings) in &ports {
         for binding in bindings.iter().flatten() {
@@ -265,9 +274,9 @@ fn port(app: &App, args: &Args) -> Result<u8, Failure> {
             }
         }
     }
-    if let (Some(wanted), true) = (&wanted, lines.is_empty()) {
+    if let (Some(asked), true) = (asked, lines.is_empty()) {
         return Err(Failure::plain(format!(
-            "Error: No public port '{wanted}' published for {}",
+            "Error: No public port '{asked}' published for {}",
             args.rest[0]
         )));
     }
@@ -292,7 +301,7 @@ pub(super) fn confirmed(args: &Args, warning: &str) -> Result<bool, Failure> {
 
 fn prune(app: &App, args: &Args) -> Result<u8, Failure> {
     if !confirmed(args, "This will remove all stopped containers.")? {
-        return Err(Failure::plain("container prune has been cancelled"));
+        return Ok(0);
     }
     let pruned =
         app.block(async { Ok::<_, Failure>(app.client().await?.prune_containers(&args.filters()).await?) })?;

@@ -41,13 +41,55 @@ use crate::spec::{self, Command, nearest};
 pub(crate) const FORMAT_HELP: &str =
     "Print with a Go template: 'table', 'table TEMPLATE', 'json' or 'TEMPLATE'";
 
+/// Why a text names no platform, in Docker's words.
+fn no_platform(text: &str) -> Option<String> {
+    const SYSTEMS: [&str; 16] = [
+        "aix",
+        "android",
+        "darwin",
+        "dragonfly",
+        "freebsd",
+        "hurd",
+        "illumos",
+        "ios",
+        "js",
+        "linux",
+        "macos",
+        "netbsd",
+        "openbsd",
+        "plan9",
+        "solaris",
+        "windows",
+    ];
+    const PROCESSORS: [&str; 20] = [
+        "386", "amd64", "x86_64", "x86-64", "i386", "arm", "armhf", "armel", "arm64", "aarch64", "loong64",
+        "mips", "mipsle", "mips64", "mips64le", "ppc64", "ppc64le", "riscv64", "s390x", "wasm",
+    ];
+    let reason = match text.split('/').collect::<Vec<_>>()[..] {
+        [one] if !SYSTEMS.contains(&one) && !PROCESSORS.contains(&one) => {
+            "unknown operating system or architecture"
+        }
+        [_] | [_, _] | [_, _, _] => return None,
+        _ => "cannot parse platform specifier",
+    };
+    Some(format!("\"{text}\": {reason}: invalid argument"))
+}
+
 /// The platforms that `--platform` names, as the API takes them. Commas separate several.
 fn platforms(args: &spec::Args) -> Result<Vec<String>, Failure> {
+    let what = if args.called.ends_with("rmi") || args.called.starts_with("image r") {
+        ""
+    } else {
+        "invalid platform: "
+    };
     let given = args.list("platform").iter().flat_map(|text| text.split(','));
     given
         .map(|text| {
+            if let Some(reason) = no_platform(text) {
+                return Err(Failure::plain(format!("{what}{reason}")));
+            }
             let platform =
-                havre_oci::Platform::parse(text).map_err(|error| Failure::plain(error.to_string()))?;
+                havre_oci::Platform::parse(text).map_err(|error| Failure::plain(format!("{what}{error}")))?;
             serde_json::to_string(&platform).map_err(|error| Failure::plain(error.to_string()))
         })
         .collect()
@@ -186,6 +228,20 @@ pub(crate) fn find(program: &str, mut words: Vec<String>) -> Result<Found, Failu
             output::print(&root_help(program))?;
             return Ok(Found::Done);
         }
+        if words[0] == "help" {
+            output::print(&format!("Usage:  {program} help [command]\n\nHelp about the command\n"))?;
+            return Ok(Found::Done);
+        }
+        let known = |name: &str| lookup(name).is_some() || LATER.contains(&name);
+        let group = GROUPS.iter().any(|(name, _)| *name == words[0]);
+        let topic = match words.get(1) {
+            Some(second) if group && !known(&format!("{} {second}", words[0])) => second,
+            _ if group || known(&words[0]) => "",
+            _ => &words.join(" "),
+        };
+        if !topic.is_empty() {
+            return Err(Failure::plain(format!("unknown help topic: {topic}")));
+        }
         words.push("--help".into());
     }
     let mut words = words.into_iter();
@@ -218,7 +274,7 @@ pub(crate) fn find(program: &str, mut words: Vec<String>) -> Result<Found, Failu
     }
     if second.starts_with('-') {
         return Err(Failure::usage(format!(
-            "unknown flag: {second}\n\nUsage:  {program} {group} COMMAND\n\nRun '{program} {group} --help' for more information"
+            "unknown flag: {second}\n\nUsage:  {program} {group}\n\nRun '{program} {group} --help' for more information"
         )));
     }
     let name = format!("{group} {second}");

@@ -16,10 +16,10 @@ pub(super) const PS: Command = Command {
     arguments: "",
     about: "List containers",
     flags: &[&[
-        switch("all", "Show stopped containers too").short('a'),
+        switch("all", "Show stopped containers too (default shows just running)").short('a'),
         filter("Only containers that match (name=web, status=exited, label=a=b, ...)").short('f'),
         text("format", super::FORMAT_HELP),
-        int("last", "Show the last n created containers, stopped ones too").short('n'),
+        int("last", "Show the last n created containers, stopped ones too (default -1)").short('n'),
         switch("latest", "Show the container created last").short('l'),
         switch("no-trunc", "Do not shorten the output"),
         switch("quiet", "Only print ids").short('q'),
@@ -59,16 +59,29 @@ fn ps(app: &App, args: &Args) -> Result<u8, Failure> {
         format = configured;
     }
     let size = args.on("size") || format.contains(".Size") || format.contains("json .}}");
+    if args.on("quiet") && args.given("format") {
+        output::complain("WARNING: Ignoring custom format, because both --format and --quiet are set.");
+    }
     let source = match format.as_str() {
-        "" | "table" if args.on("quiet") => "{{.ID}}".to_owned(),
+        "raw" if args.on("quiet") => "container_id: {{.ID}}".to_owned(),
+        _ if args.on("quiet") => "{{.ID}}".to_owned(),
         "" | "table" if size => format!("{TABLE}\t{{{{.Size}}}}"),
         "" | "table" => TABLE.to_owned(),
-        "raw" => "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\nstate: {{.State}}\nstatus: {{.Status}}\nnames: {{.Names}}\nlabels: {{.Labels}}\nports: {{.Ports}}\n".to_owned(),
+        "raw" => "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\nstate: {{.State}}\nstatus: {{.Status}}\nnames: {{.Names}}\nlabels: {{- pad .Labels 1 0}}\nports: {{- pad .Ports 1 0}}\n".to_owned(),
         _ => format,
     };
-    let format = Format::parse(&source)?;
-    let last = args.number("last").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-    let limit = if args.on("latest") { 1 } else { last };
+    let words = |failure: Failure| Failure {
+        message: failure.message.replace("template parsing error", "failed to parse template"),
+        ..failure
+    };
+    let format = Format::parse(&source).map_err(words)?;
+    // What no container could answer is said also when there is none.
+    format.render(&format.empty(&HEADINGS)).map_err(|failure| match failure.code {
+        64 => Failure { code: 1, ..words(failure) },
+        _ => Failure::plain(failure.message.replace("template parsing error", "failed to execute template")),
+    })?;
+    let last = args.number("last").and_then(|n| usize::try_from(n).ok());
+    let limit = last.unwrap_or(usize::from(args.on("latest")));
     let containers = app.block(async {
         let client = app.client().await?;
         Ok::<_, Failure>(client.list(args.on("all"), limit, size, &args.filters()).await?)
@@ -80,7 +93,7 @@ fn ps(app: &App, args: &Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn fields(container: &ContainerSummary, full: bool, now: i64) -> Fields {
+pub(super) fn fields(container: &ContainerSummary, full: bool, now: i64) -> Fields {
     let id = if full { container.id.as_str() } else { short_id(&container.id) };
     let names: Vec<&str> = container
         .names
@@ -95,6 +108,11 @@ fn fields(container: &ContainerSummary, full: bool, now: i64) -> Fields {
         image => image,
     };
     let command = if full { container.command.clone() } else { ellipsis(&container.command, 20) };
+    let all = container.labels.clone();
+    let label = move |args: &[gotmpl::Value]| {
+        let name = args.first().map(ToString::to_string).unwrap_or_default();
+        Ok(value(harmless(all.get(&name).map_or("", String::as_str))))
+    };
     let labels: Vec<String> =
         container.labels.iter().map(|(name, label)| format!("{name}={label}")).collect();
     let mounts: Vec<String> = container
@@ -125,6 +143,7 @@ fn fields(container: &ContainerSummary, full: bool, now: i64) -> Fields {
         ("Size", value(size)),
         ("Names", safe(&names.join(","))),
         ("Labels", safe(&labels.join(","))),
+        ("Label", gotmpl::Value::Function(std::sync::Arc::new(label))),
         ("Mounts", safe(&mounts.join(","))),
         ("LocalVolumes", value(volumes.to_string())),
         ("Networks", safe(&networks.join(","))),

@@ -3,8 +3,6 @@
 //! The order of `run` decides what is seen: attached and waiting are settled before the start, so no
 //! output and no exit is missed. Attach and wait travel together on connections of their own.
 
-use std::io::Write as _;
-
 use havre_api::container::WaitResponse;
 use havre_client::{AttachOptions, Client, ClientError, Waiting};
 use havre_oci::Reference;
@@ -13,8 +11,8 @@ use tokio::time::{Duration, timeout};
 use super::registry;
 use crate::App;
 use crate::config;
-use crate::container::{Creation, api_socket, creation, flags, proxies};
-use crate::failure::{Failure, describe, file_error};
+use crate::container::{CidFile, Creation, api_socket, creation, flags, proxies};
+use crate::failure::{Failure, describe};
 use crate::output;
 use crate::session::{Plan, Session};
 use crate::signals::{Signals, exit_code};
@@ -55,7 +53,7 @@ pub(super) const START: Command = Command {
         switch("attach", "Attach STDOUT and STDERR and pass signals on").short('a'),
         text("checkpoint", "Restore from this checkpoint"),
         text("checkpoint-dir", "Directory of the checkpoint"),
-        text("detach-keys", "Keys that detach (default ctrl-p,ctrl-q)"),
+        text("detach-keys", "Keys that detach (ctrl-p,ctrl-q unless given)"),
         switch("interactive", "Attach STDIN").short('i'),
     ]],
     arity: Arity::AtLeast(1),
@@ -78,6 +76,16 @@ fn early_with(app: &App, args: &Args, code: u8, message: &str) -> Failure {
         code,
         format!("{program}: {message}\n\nRun '{program} {} --help' for more information", args.called),
     )
+}
+
+/// Docker's client reads the image's name before it asks: not found is then about a name that could be.
+fn check_image(image: &str) -> Result<(), String> {
+    let id = image.strip_prefix("sha256:").unwrap_or(image);
+    let is_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match Reference::parse(image) {
+        Err(error) if !is_id => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// A wrong value of a flag reads like a wrong flag; everything else like a failed command.
@@ -111,48 +119,6 @@ fn start_failure_code(message: &str) -> u8 {
         126
     } else {
         125
-    }
-}
-
-/// The file that `--cidfile` names; removed again when no id was written.
-struct CidFile {
-    path: String,
-    written: bool,
-}
-
-impl CidFile {
-    fn reserve(path: &str) -> Result<Option<Self>, String> {
-        if path.is_empty() {
-            return Ok(None);
-        }
-        let created = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
-        match created {
-            Ok(_) => Ok(Some(Self { path: path.into(), written: false })),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(format!(
-                "container ID file found, make sure the other container isn't running or delete {path}"
-            )),
-            Err(error) => {
-                Err(format!("failed to create the container ID file: {}", file_error("open", path, &error)))
-            }
-        }
-    }
-
-    fn fill(&mut self, id: &str) -> Result<(), String> {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).open(&self.path).map_err(|error| error.to_string())?;
-        file.write_all(id.as_bytes()).map_err(|error| {
-            format!("failed to write the container ID to the file ({}): {error}", self.path)
-        })?;
-        self.written = true;
-        Ok(())
-    }
-}
-
-impl Drop for CidFile {
-    fn drop(&mut self) {
-        if !self.written {
-            std::fs::remove_file(&self.path).ok();
-        }
     }
 }
 
@@ -203,7 +169,11 @@ async fn create_container(
             format!("invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\"");
         return Err(early(app, args, &reason).into());
     }
-    let mut cid = CidFile::reserve(args.text("cidfile")).map_err(|reason| early(app, args, &reason))?;
+    let mut cid = CidFile::reserve(args.text("cidfile")).map_err(Refusal::Daemon)?;
+    check_image(&creation.request.config.image).map_err(Refusal::Daemon)?;
+    if let Some(reason) = super::no_platform(&creation.platform).filter(|_| !creation.platform.is_empty()) {
+        return Err(Refusal::Daemon(format!("error parsing specified platform: {reason}")));
+    }
     let (named, platform) = (Reference::parse(&creation.request.config.image), creation.platform.clone());
     let fetch = async || match &named {
         Ok(image) => {
@@ -228,7 +198,9 @@ async fn create_container(
     let created = match created {
         Ok(created) => created,
         Err(ClientError::Api { status: 404, message })
-            if pull != "never" && message.contains("No such image") =>
+            if pull != "never"
+                && message.contains("No such image")
+                && !creation.request.config.image.starts_with("sha256:") =>
         {
             if !args.on("quiet") {
                 output::complain(&format!(
@@ -288,15 +260,16 @@ fn run(app: &App, args: &Args) -> Result<u8, Failure> {
         return Err(Failure::plain("the input device is not a TTY"));
     }
     let not_run = |refusal| match refusal {
-        Refusal::Daemon(message) => early(app, args, &message),
+        Refusal::Daemon(message) => early_with(app, args, start_failure_code(&message), &message),
         Refusal::Other(failure) => failure,
     };
     app.block(async {
         let client = app.client().await?;
         if detached {
             let (id, _) = create_container(app, client, args, Purpose::Detach).await.map_err(not_run)?;
-            client.start(&id, "").await.map_err(|error| start_failed(app, args, &id, &error))?;
+            let started = client.start(&id, "").await;
             output::line(&id)?;
+            started.map_err(|error| start_failed(app, args, &id, &error))?;
             return Ok(0);
         }
         let (id, creation) = create_container(app, client, args, Purpose::Attach).await.map_err(not_run)?;
@@ -498,7 +471,13 @@ fn start(app: &App, args: &Args) -> Result<u8, Failure> {
         app.block(async {
             let client = app.client().await?;
             let (checkpoint, folder) = (args.text("checkpoint"), args.text("checkpoint-dir"));
-            client.start_from(name, checkpoint, folder).await.map_err(Failure::from)
+            // Docker's client says so itself; other failures are the daemon's.
+            client.start_from(name, checkpoint, folder).await.map_err(|error| match describe(&error) {
+                text if text.contains("only supported in experimental mode") => Failure::plain(
+                    "\"--checkpoint\" is only supported on a Docker daemon with experimental features enabled",
+                ),
+                text => Failure::plain(text),
+            })
         })?;
         crate::output::line(name)?;
         return Ok(0);
@@ -569,17 +548,5 @@ mod tests {
         ] {
             assert_eq!(start_failure_code(message), code, "{message}");
         }
-    }
-
-    #[test]
-    fn an_id_file_is_made_once_and_vanishes_without_an_id() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("cid");
-        let name = path.to_str().unwrap();
-        drop(CidFile::reserve(name).unwrap());
-        assert!(!path.exists());
-        CidFile::reserve(name).unwrap().unwrap().fill("abc").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "abc");
-        assert!(CidFile::reserve(name).is_err());
     }
 }

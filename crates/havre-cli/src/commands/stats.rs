@@ -24,7 +24,7 @@ pub(super) const STATS: Command = Command {
     arguments: "[CONTAINER...]",
     about: "Display a live stream of container(s) resource usage statistics",
     flags: &[&[
-        switch("all", "Show stopped containers too").short('a'),
+        switch("all", "Show stopped containers too (default shows just running)").short('a'),
         text("format", super::FORMAT_HELP),
         switch("no-stream", "Show the first figures and end"),
         switch("no-trunc", "Do not shorten ids"),
@@ -104,6 +104,7 @@ fn stats(app: &App, args: &Args) -> Result<u8, Failure> {
         let screen = terminal::size().is_some();
         let mut tick = tokio::time::interval(REFRESH);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut begun = false;
         loop {
             let event = crowd.until(async {
                 tokio::select! {
@@ -117,6 +118,11 @@ fn stats(app: &App, args: &Args) -> Result<u8, Failure> {
                 None => {
                     if let Some(failure) = failures(&rows, every) {
                         return Err(failure);
+                    }
+                    // The first picture is of all; who cannot be asked is said instead of it.
+                    begun |= rows.borrow().iter().all(|row| row.last.is_some() || row.gone);
+                    if !begun {
+                        continue;
                     }
                     let text = show(&format)?;
                     if screen {
@@ -144,7 +150,7 @@ fn failures(rows: &RefCell<Vec<Row>>, every: bool) -> Option<Failure> {
         return None;
     }
     let messages: Vec<String> = rows.iter().filter_map(|row| row.failed.clone()).collect();
-    (!messages.is_empty()).then(|| Failure::plain(messages.join(", ")))
+    (!messages.is_empty()).then(|| Failure::plain(messages.join("\n")))
 }
 
 /// Adds a container and the work that keeps its figures.

@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 
-use gotmpl::Value;
 use havre_api::system::{InfoResponse, VersionResponse};
+use havre_client::{Method, Query};
+use serde_json::value::RawValue;
 
 use crate::App;
 use crate::VERSION as CLI_VERSION;
 use crate::config::context_name;
 use crate::failure::{Failure, describe};
 use crate::format::table::harmless;
-use crate::format::template::{Format, from_json, text as value, value_of};
+use crate::format::template::{Absent, Format, Known};
 use crate::format::units::binary_size;
 use crate::output;
 use crate::spec::{Args, Arity, Command, Flag, text};
@@ -73,20 +74,22 @@ fn version(app: &App, args: &Args) -> Result<u8, Failure> {
             "Os": std::env::consts::OS, "Arch": arch(), "BuildTime": "", "Context": context_name(&app.global)?,
         });
         let server = match &answer {
-            Ok(server) => json_of(server)?,
-            Err(_) => serde_json::Value::Null,
+            Ok(server) => json_of(server)?.to_string(),
+            Err(_) => "null".to_owned(),
         };
-        let object = value_of([("Client", from_json(&client)), ("Server", from_json(&server))].into_iter());
-        output::line(&format.render(&object)?)?;
+        let text = format.object(&format!(r#"{{"Client":{client},"Server":{server}}}"#), OF_VERSIONS);
+        let text = text.or_else(|failure| finished(failure, answer.is_err()))?;
+        output::line(&if answer.is_err() { text.replace("<nil>", "") } else { text })?;
     } else {
         let lowered = match havre_api::ApiVersion::CURRENT {
             current if current == api => String::new(),
             current => format!(" (downgraded from {current})"),
         };
         let mut out = format!(
-            "Client: Havre\n Version:           {CLI_VERSION}\n API version:       {api}{lowered}\n Git commit:        {commit}\n OS/Arch:           {}/{}\n",
+            "Client: Havre\n Version:           {CLI_VERSION}\n API version:       {api}{lowered}\n Git commit:        {commit}\n OS/Arch:           {}/{}\n Context:           {}\n",
             std::env::consts::OS,
-            arch()
+            arch(),
+            harmless(&context_name(&app.global)?)
         );
         if let Ok(server) = &answer {
             out.push_str(&server_text(server));
@@ -96,12 +99,38 @@ fn version(app: &App, args: &Args) -> Result<u8, Failure> {
     answer.map(|_| 0).map_err(Failure::plain)
 }
 
+/// The names that templates use beside the wire's.
+const OF_VERSIONS: &[Known] = &[
+    ("Client", &[("APIVersion", Absent::Named("ApiVersion"))]),
+    (
+        "Server",
+        &[
+            ("APIVersion", Absent::Named("ApiVersion")),
+            ("Experimental", Absent::Nil),
+            ("BuildTime", Absent::Text),
+            ("KernelVersion", Absent::Text),
+        ],
+    ),
+];
+
+/// What was printed when a template failed is a line; without a daemon its silence is the error.
+fn finished(failure: Failure, unreachable: bool) -> Result<String, Failure> {
+    if unreachable {
+        return Ok(String::new());
+    }
+    if failure.code != 64 {
+        output::line("")?;
+    }
+    Err(Failure { message: failure.message.replace("template parsing error: ", ""), ..failure })
+}
+
 fn server_text(server: &VersionResponse) -> String {
     let name = server.platform.as_ref().map_or("", |platform| platform.name.as_str());
     let mut out = format!("\nServer: {}\n", harmless(name));
     let engine = [
         ("Version", server.version.clone()),
         ("API version", format!("{} (minimum version {})", server.api_version, server.min_api_version)),
+        ("Go version", server.go_version.clone()),
         ("Git commit", server.git_commit.clone()),
         ("Built", server.build_time.clone()),
         ("OS/Arch", format!("{}/{}", server.os, server.arch)),
@@ -135,51 +164,55 @@ fn info(app: &App, args: &Args) -> Result<u8, Failure> {
         "" => None,
         source => Some(Format::parse(source).map_err(|failure| Failure::new(64, failure.message))?),
     };
-    let answer = app.block(async { Ok::<_, Failure>(app.client().await?.info().await?) });
+    let answer = app.block(async {
+        let client = app.client().await?;
+        let query = Query::new("/info");
+        Ok::<Box<RawValue>, Failure>(client.json(Method::GET, &query, None::<&()>).await?)
+    });
+    let context = context_name(&app.global)?;
     if let Some(format) = format {
-        let info = answer?;
-        let mut fields = json_of(&info)?;
-        if let serde_json::Value::Object(map) = &mut fields {
-            map.insert(
-                "ClientInfo".into(),
-                serde_json::json!({"Debug": app.global.debug, "Context": context_name(&app.global)?, "Version": CLI_VERSION}),
-            );
-        }
-        // Fields that are left out when empty are known all the same.
-        let mut object = from_json(&fields);
-        if let Value::Map(map) = &mut object {
-            let map = std::sync::Arc::make_mut(map);
-            for name in
-                ["Containerd", "FirewallBackend", "DefaultAddressPools", "ProductLicense", "SystemStatus"]
-            {
-                map.entry(name.into()).or_insert(Value::Nil);
-            }
-            // Docker's templates know these by other names than the wire does.
-            for (name, wire) in [("HTTPProxy", "HttpProxy"), ("HTTPSProxy", "HttpsProxy")] {
-                let proxy = map.get(wire).cloned().unwrap_or(Value::Nil);
-                map.insert(name.into(), proxy);
-            }
-            map.entry("ServerErrors".into()).or_insert_with(|| Value::List([value("")][..0].into()));
-        }
-        output::line(&format.render(&object)?)?;
-        return Ok(0);
+        let client =
+            serde_json::json!({"Debug": app.global.debug, "Version": CLI_VERSION, "Context": context});
+        let server = match &answer {
+            // The daemon's own text keeps its order.
+            Ok(info) => info.get().trim_end().strip_suffix('}').unwrap_or_default().to_owned(),
+            Err(_) => String::from(r#"{"ID":"""#),
+        };
+        let text = format.object(&format!(r#"{server},"ClientInfo":{client}}}"#), OF_INFO);
+        output::line(&text.or_else(|failure| finished(failure, answer.is_err()))?)?;
+        return answer.map(|_| 0);
     }
     output::print(&format!(
         "Client: Havre\n Version:    {CLI_VERSION}\n Context:    {}\n Debug Mode: {}\n\nServer:\n",
-        harmless(&context_name(&app.global)?),
+        harmless(&context),
         app.global.debug
     ))?;
-    match answer {
-        Ok(info) => {
-            output::print(&info_text(&info))?;
-            for warning in info.warnings.iter().flatten() {
-                output::complain(&harmless(warning));
-            }
-            Ok(0)
-        }
-        Err(failure) => Err(Failure::plain(format!("{}\nerrors pretty printing info", failure.message))),
+    let info: InfoResponse = serde_json::from_str(answer?.get())
+        .map_err(|error| Failure::plain(format!("the daemon's answer cannot be read: {error}")))?;
+    output::print(&info_text(&info))?;
+    output::line("")?;
+    for warning in info.warnings.iter().flatten() {
+        output::complain(&harmless(warning));
     }
+    Ok(0)
 }
+
+/// Fields that are left out when empty are known all the same, and some by other names than the wire's.
+const OF_INFO: &[Known] = &[(
+    "",
+    &[
+        ("Containerd", Absent::Nil),
+        ("FirewallBackend", Absent::Nil),
+        ("DefaultAddressPools", Absent::List),
+        ("ProductLicense", Absent::Text),
+        ("SystemStatus", Absent::List),
+        ("HTTPProxy", Absent::Named("HttpProxy")),
+        ("HTTPSProxy", Absent::Named("HttpsProxy")),
+        ("ServerErrors", Absent::List),
+        ("Warnings", Absent::List),
+        ("ServerVersion", Absent::Text),
+    ],
+)];
 
 /// Stands for the value of a line that has none.
 const HEADING: &str = "\0";
@@ -215,16 +248,30 @@ fn info_text(info: &InfoResponse) -> String {
         line(1, "Plugins:", HEADING);
     }
     for (name, list) in lists {
-        line(2, name, &list.as_ref().map(|list| list.join(" ")).unwrap_or_default());
+        let list = list.as_ref().map(|list| list.join(" ")).unwrap_or_default();
+        if list.is_empty() && matches!(name, "Volume" | "Network") {
+            line(2, &format!("{name}: "), HEADING);
+        }
+        line(2, name, &list);
+    }
+    if let Some(folders) = info.cdi_spec_dirs.as_ref().filter(|folders| !folders.is_empty()) {
+        line(1, "CDI spec directories:", HEADING);
+        for folder in folders {
+            line(2, folder, HEADING);
+        }
     }
     line(1, "Swarm", &info.swarm.local_node_state);
     let runtimes: Vec<&str> = info.runtimes.keys().map(String::as_str).collect();
     line(1, "Runtimes", &runtimes.join(" "));
     line(1, "Default Runtime", &info.default_runtime);
     line(1, "Init Binary", &info.init_binary);
-    line(1, "containerd version", &info.containerd_commit.id);
-    line(1, "runc version", &info.runc_commit.id);
-    line(1, "init version", &info.init_commit.id);
+    for (name, commit) in [
+        ("containerd version", &info.containerd_commit),
+        ("runc version", &info.runc_commit),
+        ("init version", &info.init_commit),
+    ] {
+        line(1, &format!("{name}: {}", harmless(&commit.id)), HEADING);
+    }
     if !info.security_options.is_empty() {
         line(1, "Security Options:", HEADING);
     }

@@ -119,7 +119,7 @@ fn prune(app: &App, args: &Args) -> Result<u8, Failure> {
         return Err(Failure::plain("ERROR: The \"until\" filter is not supported with \"--volumes\""));
     }
     if !confirmed(args, &warning(all, volumes, filters))? {
-        return Err(Failure::plain("system prune has been cancelled"));
+        return Ok(0);
     }
     app.block(async {
         let client: &Client = app.client().await?;

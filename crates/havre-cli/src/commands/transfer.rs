@@ -4,13 +4,15 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 
 use havre_client::Query;
+use havre_oci::Reference;
 
+use super::changes::check_output;
 use super::platforms;
 use crate::App;
 use crate::failure::{Failure, file_error};
 use crate::files;
 use crate::progress;
-use crate::spec::{Args, Arity, Command, list, switch, text};
+use crate::spec::{Args, Arity, Command, list, switch, text, words};
 
 pub(super) const LOAD: Command = Command {
     names: &["image load", "load"],
@@ -18,7 +20,7 @@ pub(super) const LOAD: Command = Command {
     about: "Load an image from a tar archive or STDIN",
     flags: &[&[
         text("input", "Read from this file instead of STDIN").short('i'),
-        list("platform", "Only this platform (os/arch[/variant])"),
+        words("platform", "string", "Only this platform (os/arch[/variant])"),
         switch("quiet", "Do not print progress").short('q'),
     ]],
     arity: Arity::None,
@@ -48,7 +50,7 @@ pub(super) const SAVE: Command = Command {
     about: "Save one or more images to a tar archive (streamed to STDOUT by default)",
     flags: &[&[
         text("output", "Write to this file instead of STDOUT").short('o'),
-        list("platform", "Only this platform (os/arch[/variant])"),
+        words("platform", "string", "Only this platform (os/arch[/variant])"),
     ]],
     arity: Arity::AtLeast(1),
     trailing: false,
@@ -57,7 +59,11 @@ pub(super) const SAVE: Command = Command {
 };
 
 fn open(path: &str) -> Result<File, Failure> {
-    File::open(path).map_err(|error| Failure::plain(file_error("open", path, &error)))
+    let file = File::open(path).map_err(|error| Failure::plain(file_error("open", path, &error)))?;
+    if file.metadata()?.is_dir() {
+        return Err(Failure::plain(format!("read {path}: is a directory")));
+    }
+    Ok(file)
 }
 
 fn load(app: &App, args: &Args) -> Result<u8, Failure> {
@@ -85,6 +91,9 @@ fn import(app: &App, args: &Args) -> Result<u8, Failure> {
         url if url.starts_with("http://") || url.starts_with("https://") => (Some(open("/dev/null")?), url),
         path => (Some(open(path)?), "-"),
     };
+    if let Some(name) = args.rest.get(1) {
+        Reference::parse(name).map_err(|error| Failure::plain(error.to_string()))?;
+    }
     let mut query = Query::new("/images/create").with("fromSrc", from);
     query = query
         .with_some("repo", args.rest.get(1).map_or("", String::as_str))
@@ -106,6 +115,12 @@ fn save(app: &App, args: &Args) -> Result<u8, Failure> {
     let path = args.text("output");
     if path.is_empty() && std::io::stdout().is_terminal() {
         return Err(Failure::plain("cowardly refusing to save to a terminal. Use the -o flag or redirect"));
+    }
+    if !path.is_empty() {
+        check_output(path).map_err(|failure| Failure {
+            message: format!("failed to save image: {}", failure.message),
+            ..failure
+        })?;
     }
     app.block(async {
         let client = app.client().await?;

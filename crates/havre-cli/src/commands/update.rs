@@ -8,18 +8,23 @@ use crate::container::{nano_cpus, restart};
 use crate::failure::{Failure, describe};
 use crate::format::table::harmless;
 use crate::output;
-use crate::spec::{Args, Arity, Command};
+use crate::spec::{Args, Arity, Command, Flag, bytes, text};
 
 pub(super) const UPDATE: Command = Command {
     names: &["container update", "update"],
     arguments: "CONTAINER [CONTAINER...]",
     about: "Update configuration of one or more containers",
-    flags: &[LIMITS],
+    flags: &[LIMITS, OWN],
     arity: Arity::AtLeast(1),
     trailing: false,
     examples: &["update --memory 256m --memory-swap 512m web", "update --restart always web db"],
     run: update,
 };
+
+const OWN: &[Flag] = &[
+    bytes("kernel-memory", "Limit of kernel memory (no effect since long)").hidden(),
+    text("restart", "When to start again after an exit (no|on-failure[:n]|always|unless-stopped)"),
+];
 
 /// What the flags ask for.
 fn resources(args: &Args) -> Result<Resources, Failure> {

@@ -2,16 +2,16 @@
 
 use std::fmt::Write as _;
 
-use gotmpl::Value;
 use havre_api::container::ContainerSummary;
 use havre_api::image::ImageSummary;
 use havre_api::usage::{DiskUsageResponse, Usage};
 
+use super::{images, ps};
 use crate::App;
 use crate::failure::Failure;
-use crate::format::table::{ellipsis, harmless, short_id};
-use crate::format::template::{Fields, Format, text as value, value_of};
-use crate::format::units::{human_duration, human_size, human_size4};
+use crate::format::table::{ellipsis, harmless};
+use crate::format::template::{Fields, Format, text as value};
+use crate::format::units::{human_size, human_size4};
 use crate::output;
 use crate::spec::{Args, Arity, Command, switch, text};
 
@@ -152,22 +152,29 @@ fn df(app: &App, args: &Args) -> Result<u8, Failure> {
     let totals = totals(app.block(async { Ok::<_, Failure>(app.client().await?.disk_usage().await?) })?);
     if verbose {
         let now = crate::now();
+        let full = !matches!(given, "" | "table");
         let images: Vec<Fields> =
-            totals.images.items.iter().flatten().flat_map(|image| image_rows(image, now)).collect();
-        let containers: Vec<Fields> =
-            totals.containers.items.iter().flatten().map(|one| container_row(one, now)).collect();
-        if !matches!(given, "" | "table") {
-            let list = |rows: Vec<Fields>| {
-                Value::List(rows.into_iter().map(|row| value_of(row.into_iter())).collect())
-            };
-            let none = || Value::List(Vec::new().into());
+            totals.images.items.iter().flatten().flat_map(|image| images::rows(image, full, now)).collect();
+        let containers: Vec<Fields> = totals
+            .containers
+            .items
+            .iter()
+            .flatten()
+            .map(|one| {
+                let mut row = ps::fields(one, full, now);
+                // Here only what was written counts.
+                row.insert("Size", value(human_size(one.size_rw.unwrap_or(0))));
+                row
+            })
+            .collect();
+        if full {
             let all = [
-                ("Images", list(images)),
-                ("Containers", list(containers)),
-                ("Volumes", none()),
-                ("BuildCache", none()),
+                ("Images", images),
+                ("Containers", containers),
+                ("Volumes", Vec::new()),
+                ("BuildCache", Vec::new()),
             ];
-            output::line(&format.render(&value_of(all.into_iter()))?)?;
+            output::print(&format.groups(all)?)?;
             return Ok(0);
         }
         output::print(&every_object(images, containers, &totals)?)?;
@@ -236,52 +243,7 @@ fn every_object(images: Vec<Fields>, containers: Vec<Fields>, totals: &Totals) -
     let rows = totals.cache.items.iter().flatten().map(dates).collect();
     let table = "table {{.ID}}\t{{.Type}}\t{{.Size}}\t{{.Created}}\t{{.Last}}\t{{.Used}}\t{{.Shared}}";
     out.push_str(&Format::parse(table)?.rows(&headings, rows)?);
-    out.push('\n');
     Ok(out)
-}
-
-fn image_rows(image: &ImageSummary, now: i64) -> Vec<Fields> {
-    let none = "<none>".to_owned();
-    let mut names: Vec<(String, String)> = image
-        .repo_tags
-        .iter()
-        .flatten()
-        .map(|name| {
-            name.rsplit_once(':')
-                .map_or((name.clone(), none.clone()), |(repo, tag)| (repo.into(), tag.into()))
-        })
-        .collect();
-    if names.is_empty() {
-        names.push((none.clone(), none));
-    }
-    let one = |(repository, tag): (String, String)| {
-        Fields::from([
-            ("Repository", value(harmless(&repository))),
-            ("Tag", value(harmless(&tag))),
-            ("ID", value(short_id(&image.id))),
-            ("CreatedSince", value(format!("{} ago", human_duration(now - image.created)))),
-            ("Size", value(human_size(image.size))),
-            ("SharedSize", value(human_size4(image.shared_size.max(0)))),
-            ("UniqueSize", value(human_size4(image.size - image.shared_size.max(0)))),
-            ("Containers", value(image.containers.to_string())),
-        ])
-    };
-    names.into_iter().map(one).collect()
-}
-
-fn container_row(container: &ContainerSummary, now: i64) -> Fields {
-    let names: Vec<&str> = container.names.iter().map(|name| name.trim_start_matches('/')).collect();
-    let volumes = container.mounts.iter().filter(|mount| mount.driver == "local").count();
-    Fields::from([
-        ("ID", value(short_id(&container.id))),
-        ("Image", value(harmless(&container.image))),
-        ("Command", value(harmless(&format!("\"{}\"", ellipsis(&container.command, 20))))),
-        ("LocalVolumes", value(volumes.to_string())),
-        ("Size", value(human_size(container.size_rw.unwrap_or(0)))),
-        ("RunningFor", value(format!("{} ago", human_duration(now - container.created)))),
-        ("Status", value(harmless(&container.status))),
-        ("Names", value(harmless(&names.join(",")))),
-    ])
 }
 
 #[cfg(test)]

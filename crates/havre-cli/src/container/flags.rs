@@ -2,7 +2,7 @@
 
 use crate::spec::{Flag, Kind, bytes, decimal, duration, int, list, switch, text, uint, words};
 
-/// Limits and the restart policy, which `update` changes too.
+/// Limits, which `update` changes too.
 pub(crate) const LIMITS: &[Flag] = &[
     uint("blkio-weight", "uint16", "Share of the disk, 10 to 1000; 0 for the default"),
     int("cpu-period", "Length of a CFS period in microseconds"),
@@ -13,12 +13,10 @@ pub(crate) const LIMITS: &[Flag] = &[
     decimal("cpus", "Number of CPUs, with fraction"),
     text("cpuset-cpus", "CPUs to run on (0-3, 0,1)"),
     text("cpuset-mems", "Memory nodes to use (0-3, 0,1)"),
-    bytes("kernel-memory", "Limit of kernel memory").hidden(),
     bytes("memory", "Memory limit").short('m'),
     bytes("memory-reservation", "Memory that is kept for the container under pressure"),
     bytes("memory-swap", "Limit of memory and swap together; -1 for unlimited swap"),
     int("pids-limit", "Greatest number of processes; -1 for no limit"),
-    text("restart", "When to start again after an exit (no|on-failure[:n]|always|unless-stopped)"),
 ];
 
 /// What `run` and `create` accept.
@@ -40,7 +38,7 @@ pub(crate) const SHARED: &[Flag] = &[
     list("device-read-iops", "Limit reads from a device (path:operations a second)"),
     list("device-write-bps", "Limit writing to a device (path:bytes a second)"),
     list("device-write-iops", "Limit writes to a device (path:operations a second)"),
-    switch("disable-content-trust", "Skip the verification of the image").hidden(),
+    switch("disable-content-trust", "Skip the verification of the image (default true)"),
     list("dns", "Set name servers"),
     list("dns-opt", "Set resolver options").hidden(),
     list("dns-option", "Set resolver options"),
@@ -67,6 +65,7 @@ pub(crate) const SHARED: &[Flag] = &[
     text("ip6", "IPv6 address (2001:db8::33)"),
     text("ipc", "IPC namespace (none|private|shareable|container:NAME|host)"),
     text("isolation", "Isolation technology"),
+    bytes("kernel-memory", "Limit of kernel memory (no effect since long)"),
     list("label", "Set labels (name=value)").short('l'),
     list("label-file", "Read labels from a file"),
     list("link", "Link to another container"),
@@ -74,7 +73,7 @@ pub(crate) const SHARED: &[Flag] = &[
     text("log-driver", "Where the log goes"),
     list("log-opt", "Options of the log driver"),
     text("mac-address", "MAC address (92:d0:c6:0a:29:33)"),
-    int("memory-swappiness", "Readiness to swap, 0 to 100 (cgroup v1)"),
+    int("memory-swappiness", "Readiness to swap, 0 to 100, on cgroup v1 (default -1)"),
     words("mount", "mount", "Mount a file system (type=bind,source=/a,target=/b,readonly)"),
     text("name", "Name of the container"),
     words("net", "network", "Network to connect to").hidden(),
@@ -89,9 +88,13 @@ pub(crate) const SHARED: &[Flag] = &[
     switch("privileged", "Give the container all rights on the host"),
     list("publish", "Publish a port ([[ip:]host:]container[/protocol])").short('p'),
     switch("publish-all", "Publish all exposed ports on ports of the kernel's choice").short('P'),
-    text("pull", "When to pull the image (always|missing|never)"),
+    text("pull", "When to pull the image (always|missing|never) (default \"missing\")"),
     switch("quiet", "Do not print the progress of a pull").short('q'),
     switch("read-only", "Mount the root file system read-only"),
+    text(
+        "restart",
+        "When to start again after an exit (no|on-failure[:n]|always|unless-stopped) (default \"no\")",
+    ),
     switch("rm", "Remove the container when it exits"),
     text("runtime", "OCI runtime"),
     list("security-opt", "Security options (no-new-privileges, seccomp=FILE, apparmor=PROFILE, label=...)"),
@@ -116,7 +119,7 @@ pub(crate) const SHARED: &[Flag] = &[
 /// What only `run` accepts.
 pub(crate) const RUN: &[Flag] = &[
     switch("detach", "Run in the background and print the container's id").short('d'),
-    text("detach-keys", "Keys that detach (default ctrl-p,ctrl-q)"),
+    text("detach-keys", "Keys that detach (ctrl-p,ctrl-q unless given)"),
     Flag {
         kind: Kind::Bool,
         word: "",

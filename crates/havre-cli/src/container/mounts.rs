@@ -18,6 +18,9 @@ pub(super) enum Volume {
 
 /// Reads one `--volume`.
 pub(super) fn volume(text: &str) -> Result<Volume, String> {
+    if text.is_empty() {
+        return Err("invalid empty volume spec".into());
+    }
     let parts: Vec<&str> = text.split(':').collect();
     if parts.iter().any(|part| part.is_empty()) {
         return Err(format!("invalid spec: {text}: empty section between colons"));
@@ -201,7 +204,7 @@ mod tests {
         assert_eq!(volume("name:/b"), Ok(Volume::Bind("name:/b".into())));
         let here = std::env::current_dir().unwrap().display().to_string();
         assert_eq!(volume("./x/../y:/b"), Ok(Volume::Bind(format!("{here}/y:/b"))));
-        for bad in [":::", "a:", ":b", "a:b:c:d"] {
+        for bad in [":::", "a:", ":b", "a:b:c:d", ""] {
             assert!(volume(bad).is_err(), "{bad}");
         }
     }

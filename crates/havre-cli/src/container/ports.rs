@@ -26,8 +26,17 @@ fn protocol(text: &str) -> Result<(&str, String), String> {
 /// The container's ports that `--expose` names, as `80/tcp`.
 pub(super) fn expose(text: &str) -> Result<Vec<String>, String> {
     let (ports, protocol) = protocol(text)?;
-    let (first, last) = range(ports)
-        .ok_or_else(|| format!("invalid range format for --expose: {text}, error: invalid port"))?;
+    let number = |port: &str| port.parse::<u16>().err().map(|error| (port.to_owned(), error));
+    let (first, last) = range(ports).ok_or_else(|| {
+        let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
+        let reason = match number(low).or_else(|| number(high)) {
+            Some((port, error)) => {
+                format!("strconv.ParseUint: parsing \"{port}\": {}", crate::spec::range(&error))
+            }
+            None => "invalid range specified for port".to_owned(),
+        };
+        format!("invalid range format for --expose: {text}, error: {reason}")
+    })?;
     Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
 }
 

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use havre_api::Empty;
 use havre_api::container::{Config, CreateRequest, HealthConfig};
 use havre_api::host::{DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy};
-use havre_api::network::{EndpointIpamConfig, EndpointSettings, NetworkingConfig};
 
 use super::mounts::{self, Volume};
-use super::{devices, ports, security};
+use super::{devices, networks, ports, security};
 use crate::files;
 use crate::spec::Args;
 
@@ -27,7 +26,7 @@ pub(crate) fn creation(args: &Args, detached: bool, size: Option<(u16, u16)>) ->
     }
     let host = host_config(args, size)?;
     let config = config(args, detached, host.port_bindings.iter().flat_map(|map| map.keys()))?;
-    let networking = networking(args, &host.network_mode)?;
+    let networking = networks::networking(args, &host.network_mode)?;
     Ok(Creation {
         name: args.text("name").into(),
         platform: args.text("platform").into(),
@@ -76,6 +75,13 @@ fn config<'a>(
     for path in args.list("label-file") {
         pairs(&mut labels, &files::variables(path, false).map_err(|failure| failure.message)?);
     }
+    for text in args.list("label") {
+        if text.is_empty() || text.starts_with('=') {
+            return Err(format!(
+                "invalid argument \"{text}\" for \"-l, --label\" flag: invalid label '{text}': empty name"
+            ));
+        }
+    }
     pairs(&mut labels, args.list("label"));
     let (image, command) =
         args.rest.split_first().map_or((String::new(), Vec::new()), |(i, c)| (i.clone(), c.to_vec()));
@@ -113,7 +119,9 @@ pub(crate) fn environment(list: &[String]) -> Result<Vec<String>, String> {
                 "invalid argument \"{text}\" for \"-e, --env\" flag: invalid environment variable: {text}"
             )),
             Some(_) => Ok(text.clone()),
-            None if text.is_empty() => Err("invalid environment variable: ".into()),
+            None if text.is_empty() => {
+                Err("invalid argument \"\" for \"-e, --env\" flag: invalid environment variable: ".into())
+            }
             None => Ok(std::env::var(text).map_or_else(|_| text.clone(), |value| format!("{text}={value}"))),
         })
         .collect()
@@ -188,7 +196,12 @@ fn each<T>(
     read: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Option<Vec<T>>, String> {
     let list = args.list(flag);
-    let values: Result<Vec<T>, String> = list.iter().map(|text| read(text)).collect();
+    let wrong = |text: &str, reason: String| match reason.starts_with("invalid argument ") {
+        true => reason,
+        false => format!("invalid argument \"{text}\" for \"--{flag}\" flag: {reason}"),
+    };
+    let values: Result<Vec<T>, String> =
+        list.iter().map(|text| read(text).map_err(|reason| wrong(text, reason))).collect();
     values.map(|values| (!values.is_empty()).then_some(values))
 }
 
@@ -200,24 +213,31 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
     }
     let mut binds = Vec::new();
     for text in args.list("volume") {
-        if let Volume::Bind(bind) = mounts::volume(text)? {
+        if let Volume::Bind(bind) = mounts::volume(text)?
+            && !binds.contains(&bind)
+        {
             binds.push(bind);
         }
     }
-    let mount_list: Option<Vec<Mount>> = each(args, "mount", |text| {
-        mounts::mount(text)
-            .map_err(|reason| format!("invalid argument \"{text}\" for \"--mount\" flag: {reason}"))
-    })?;
+    let mount_list: Option<Vec<Mount>> = each(args, "mount", mounts::mount)?;
     let tmpfs: BTreeMap<String, String> = args.list("tmpfs").iter().map(|text| mounts::tmpfs(text)).collect();
     let mut port_bindings = BTreeMap::new();
     for text in args.list("publish") {
         ports::publish(text, &mut port_bindings)?;
     }
     let (security_opt, open_paths) = security::options(args.list("security-opt"))?;
-    for rule in args.list("device-cgroup-rule") {
-        security::device_rule(rule)?;
-    }
+    each(args, "device-cgroup-rule", security::device_rule)?;
+    each(args, "sysctl", security::sysctl)?;
+    each(args, "dns", |text| match text.parse::<std::net::IpAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("IP address is not correctly formatted: {text}")),
+    })?;
+    each(args, "dns-search", |text| match text.trim().is_empty() {
+        true => Err(format!("{text} is not a valid domain")),
+        false => Ok(()),
+    })?;
     check_modes(args)?;
+    let (cap_add, cap_drop) = security::capabilities(args.list("cap-add"), args.list("cap-drop"));
     let (described, nodes): (Vec<&String>, Vec<&String>) =
         args.list("device").iter().partition(|text| devices::is_described(text));
     let nodes: Vec<DeviceMapping> =
@@ -233,12 +253,15 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
         return Err("invalid logging opts for driver none".into());
     }
     let number = |flag: &str| args.number(flag).unwrap_or(0);
+    let throttles = |flag: &str, bytes: bool| {
+        each(args, flag, |text| security::throttle(text, bytes)).map(|list| Some(list.unwrap_or_default()))
+    };
     let size = size.filter(|_| args.on("tty")).unwrap_or((0, 0));
     let dns_options: Vec<String> = [args.list("dns-option"), args.list("dns-opt")].concat();
     let nets = [args.list("network"), args.list("net")].concat();
     let network_mode = match nets.first() {
         None => "default".to_owned(),
-        Some(text) => network_name(text)?,
+        Some(text) => networks::name(text)?,
     };
     Ok(HostConfig {
         binds: (!binds.is_empty()).then_some(binds),
@@ -252,8 +275,8 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
         volumes_from: args.some_list("volumes-from"),
         console_size: [size.0.into(), size.1.into()],
         annotations: some_pairs(args.list("annotation")),
-        cap_add: args.some_list("cap-add"),
-        cap_drop: args.some_list("cap-drop"),
+        cap_add,
+        cap_drop,
         cgroupns_mode: args.text("cgroupns").into(),
         dns: Some(args.list("dns").to_vec()),
         dns_options: Some(dns_options),
@@ -282,34 +305,32 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
         cgroup_parent: args.text("cgroup-parent").into(),
         blkio_weight: u16::try_from(number("blkio-weight")).map_err(|_| {
             format!(
-                "invalid argument \"{}\" for \"--blkio-weight\" flag: value out of range",
+                "invalid argument \"{0}\" for \"--blkio-weight\" flag: strconv.ParseUint: parsing \"{0}\": value out of range",
                 args.text("blkio-weight")
             )
         })?,
-        blkio_weight_device: each(args, "blkio-weight-device", security::weight)?,
-        blkio_device_read_bps: each(args, "device-read-bps", |text| security::throttle(text, true))?,
-        blkio_device_write_bps: each(args, "device-write-bps", |text| security::throttle(text, true))?,
-        blkio_device_read_iops: each(args, "device-read-iops", |text| security::throttle(text, false))?,
-        blkio_device_write_iops: each(args, "device-write-iops", |text| security::throttle(text, false))?,
+        // Lists and zeros as Docker's client sends them: an inspection shows what was sent.
+        blkio_weight_device: Some(each(args, "blkio-weight-device", security::weight)?.unwrap_or_default()),
+        blkio_device_read_bps: throttles("device-read-bps", true)?,
+        blkio_device_write_bps: throttles("device-write-bps", true)?,
+        blkio_device_read_iops: throttles("device-read-iops", false)?,
+        blkio_device_write_iops: throttles("device-write-iops", false)?,
         cpu_period: number("cpu-period"),
         cpu_quota: number("cpu-quota"),
         cpu_realtime_period: number("cpu-rt-period"),
         cpu_realtime_runtime: number("cpu-rt-runtime"),
         cpuset_cpus: args.text("cpuset-cpus").into(),
         cpuset_mems: args.text("cpuset-mems").into(),
-        devices: (!nodes.is_empty()).then_some(nodes),
+        devices: Some(nodes),
         device_requests: devices::requests(args, &described)?,
         device_cgroup_rules: args.some_list("device-cgroup-rule"),
         kernel_memory: args.bytes("kernel-memory"),
         memory_reservation: args.bytes("memory-reservation"),
         memory_swap: args.bytes("memory-swap"),
-        memory_swappiness: args.number("memory-swappiness").filter(|n| *n != -1),
-        oom_kill_disable: args.on("oom-kill-disable").then_some(true),
-        pids_limit: args.number("pids-limit"),
-        ulimits: each(args, "ulimit", |text| {
-            security::ulimit(text)
-                .map_err(|reason| format!("invalid argument \"{text}\" for \"--ulimit\" flag: {reason}"))
-        })?,
+        memory_swappiness: Some(args.number("memory-swappiness").unwrap_or(-1)),
+        oom_kill_disable: Some(args.on("oom-kill-disable")),
+        pids_limit: Some(number("pids-limit")),
+        ulimits: Some(each(args, "ulimit", security::ulimit)?.unwrap_or_default()),
         cpu_count: number("cpu-count"),
         cpu_percent: number("cpu-percent"),
         io_maximum_iops: u64::try_from(number("io-maxiops")).unwrap_or(0),
@@ -359,9 +380,12 @@ pub(crate) fn nano_cpus(text: &str) -> Result<i64, String> {
             "invalid argument \"{text}\" for \"--cpus\" flag: failed to parse {text} as a rational number"
         )
     };
+    // Negative is the daemon's to refuse.
+    let (sign, whole) = whole.strip_prefix('-').map_or((1, whole), |whole| (-1, whole));
     let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| wrong())? };
     let fraction: i64 = format!("{fraction:0<9}").parse().map_err(|_| wrong())?;
-    whole.checked_mul(1_000_000_000).and_then(|nanos| nanos.checked_add(fraction)).ok_or_else(wrong)
+    let nanos = whole.checked_mul(1_000_000_000).and_then(|nanos| nanos.checked_add(fraction));
+    nanos.map(|nanos| nanos * sign).ok_or_else(wrong)
 }
 
 /// `host:ip`, `host=ip` or `host:host-gateway`.
@@ -380,85 +404,6 @@ fn extra_host(text: &str) -> Result<String, String> {
         ));
     }
     Ok(format!("{name}:{address}"))
-}
-
-/// The network's name in a simple or in a long `--network`.
-fn network_name(text: &str) -> Result<String, String> {
-    if !text.contains('=') {
-        return Ok(text.to_owned());
-    }
-    text.split(',').find_map(|field| field.strip_prefix("name=")).map(str::to_owned).ok_or_else(|| {
-        format!("invalid argument \"{text}\" for \"--network\" flag: network name/id is not specified")
-    })
-}
-
-fn networking(args: &Args, network_mode: &str) -> Result<NetworkingConfig, String> {
-    let mut endpoints = BTreeMap::new();
-    for text in [args.list("network"), args.list("net")].concat() {
-        if text.contains('=') {
-            let (name, settings) = endpoint(&text)?;
-            endpoints.insert(name, Some(settings));
-        } else if endpoints.insert(text.clone(), Some(EndpointSettings::default())).is_some() {
-            return Err(format!("network \"{text}\" is specified multiple times"));
-        }
-    }
-    // The flags beside --network belong to the first network.
-    let aliases = [args.list("network-alias"), args.list("net-alias")].concat();
-    let ipam = EndpointIpamConfig {
-        ipv4_address: args.text("ip").into(),
-        ipv6_address: args.text("ip6").into(),
-        link_local_ips: args.some_list("link-local-ip"),
-    };
-    let mac = args.text("mac-address");
-    if !aliases.is_empty() || ipam != EndpointIpamConfig::default() || !mac.is_empty() {
-        let first = endpoints.entry(network_mode.to_owned()).or_default().get_or_insert_default();
-        if !aliases.is_empty() {
-            first.aliases.get_or_insert_default().extend(aliases);
-        }
-        if ipam != EndpointIpamConfig::default() {
-            first.ipam_config = Some(ipam);
-        }
-        first.mac_address = mac.into();
-    }
-    Ok(NetworkingConfig { endpoints_config: Some(endpoints) })
-}
-
-/// `name=net,alias=a,ip=1.2.3.4,driver-opt=k=v`.
-fn endpoint(text: &str) -> Result<(String, EndpointSettings), String> {
-    let mut settings = EndpointSettings::default();
-    for field in text.split(',') {
-        let (key, value) = field.split_once('=').ok_or_else(|| {
-            format!("invalid argument \"{text}\" for \"--network\" flag: invalid field {field}: must be a key=value pair")
-        })?;
-        match key.to_lowercase().as_str() {
-            "name" => {}
-            "alias" => settings.aliases.get_or_insert_default().push(value.into()),
-            "ip" => settings.ipam_config.get_or_insert_default().ipv4_address = value.into(),
-            "ip6" => settings.ipam_config.get_or_insert_default().ipv6_address = value.into(),
-            "link-local-ip" => {
-                settings
-                    .ipam_config
-                    .get_or_insert_default()
-                    .link_local_ips
-                    .get_or_insert_default()
-                    .push(value.into());
-            }
-            "mac-address" => settings.mac_address = value.into(),
-            "gw-priority" => {
-                settings.gw_priority = value.parse().map_err(|_| format!("invalid gw-priority: {value}"))?
-            }
-            "driver-opt" => {
-                let (name, value) = value.split_once('=').unwrap_or((value, ""));
-                settings.driver_opts.get_or_insert_default().insert(name.into(), value.into());
-            }
-            other => {
-                return Err(format!(
-                    "invalid argument \"{text}\" for \"--network\" flag: invalid field key {other}"
-                ));
-            }
-        }
-    }
-    Ok((network_name(text)?, settings))
 }
 
 #[cfg(test)]
@@ -535,7 +480,7 @@ mod tests {
         assert_eq!(host.network_mode, "host");
         assert_eq!(config.healthcheck.unwrap().test.unwrap(), ["NONE"]);
         assert_eq!(config.labels.unwrap()["x"], "");
-        assert_eq!((config.stop_timeout, host.oom_kill_disable), (Some(0), None));
+        assert_eq!((config.stop_timeout, host.oom_kill_disable), (Some(0), Some(false)));
         assert_eq!(config.cmd, None);
     }
 
@@ -544,7 +489,7 @@ mod tests {
         for (line, message) in [
             (&["--foo", "i"][..], "unknown flag: --foo"),
             (&["-Z", "i"], "unknown shorthand flag: 'Z' in -Z"),
-            (&["-itZ", "i"], "unknown shorthand flag: 'Z' in -itZ"),
+            (&["-itZ", "i"], "unknown shorthand flag: 'Z' in -Z"),
             (&["-m", "abc", "i"], "invalid argument \"abc\" for \"-m, --memory\" flag: invalid size: 'abc'"),
             (
                 &["-c", "x", "i"],

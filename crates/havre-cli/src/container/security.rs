@@ -17,7 +17,7 @@ pub(super) fn options(list: &[String]) -> Result<(Vec<String>, bool), String> {
                 options.push(option.clone());
                 continue;
             }
-            None => return Err(format!("invalid --security-opt: \"{option}\"")),
+            None => return Err(format!("Invalid --security-opt: \"{option}\"")),
         };
         match (name, value) {
             ("systempaths", "unconfined") => open = true,
@@ -47,10 +47,11 @@ pub(super) fn device(text: &str) -> Result<DeviceMapping, String> {
         [host, permissions] if rights(permissions) => (*host, *host, *permissions),
         [host, container] => (*host, *container, "rwm"),
         [host, container, permissions] if rights(permissions) => (*host, *container, *permissions),
-        _ => return Err(format!("invalid device specification: {text}")),
+        [_, _, permissions] => return Err(format!("bad mode specified: {permissions}")),
+        _ => return Err(format!("bad format for path: {text}")),
     };
     if host.is_empty() || container.is_empty() {
-        return Err(format!("invalid device specification: {text}"));
+        return Err(format!("bad format for path: {text}"));
     }
     Ok(DeviceMapping {
         path_on_host: host.into(),
@@ -72,6 +73,44 @@ pub(super) fn device_rule(text: &str) -> Result<(), String> {
         _ => false,
     };
     if good { Ok(()) } else { Err(format!("invalid device cgroup format '{text}'")) }
+}
+
+/// Checks that a kernel parameter belongs to a namespace, so that a container may have its own.
+pub(super) fn sysctl(text: &str) -> Result<(), String> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    match text.split_once('=') {
+        Some((name, _))
+            if IPC.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.") =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("sysctl '{text}' is not allowed")),
+    }
+}
+
+/// What is added and what is dropped, by the kernel's names and in order; what is added is not dropped.
+pub(super) fn capabilities(add: &[String], drop: &[String]) -> (Option<Vec<String>>, Option<Vec<String>>) {
+    let names = |list: &[String]| -> std::collections::BTreeSet<String> {
+        let all = list.iter().map(|name| match name.trim().to_uppercase() {
+            name if name == "ALL" || name.starts_with("CAP_") => name,
+            name => format!("CAP_{name}"),
+        });
+        let all: std::collections::BTreeSet<String> = all.collect();
+        if all.contains("ALL") { std::iter::once("ALL".to_owned()).collect() } else { all }
+    };
+    let (add, drop) = (names(add), names(drop));
+    let drop: Vec<String> = drop.difference(&add).cloned().collect();
+    let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    (some(add.into_iter().collect()), some(drop))
 }
 
 /// Reads `name=soft[:hard]`.
@@ -154,7 +193,13 @@ mod tests {
         let got = device("/dev/a:/dev/b:r").unwrap();
         assert_eq!((got.path_in_container.as_str(), got.cgroup_permissions.as_str()), ("/dev/b", "r"));
         assert_eq!(device("/dev/a:rw").unwrap().path_in_container, "/dev/a");
-        assert!(device("/dev/a:/dev/b:x").is_err());
+        assert_eq!(device("/dev/a:/dev/b:x").unwrap_err(), "bad mode specified: x");
+        assert!(sysctl("net.ipv4.ip_forward=1").is_ok() && sysctl("kernel.sem=1").is_ok());
+        assert!(sysctl("net.ipv4.ip_forward").is_err() && sysctl("kernel.panic=1").is_err());
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let (add, drop) = capabilities(&list(&["net_admin", "CAP_CHOWN", "chown"]), &list(&["all"]));
+        assert_eq!((add.unwrap(), drop.unwrap()), (list(&["CAP_CHOWN", "CAP_NET_ADMIN"]), list(&["ALL"])));
+        assert_eq!(capabilities(&list(&["kill"]), &list(&["KILL"])).1, None);
         assert!(device_rule("c 1:* rwm").is_ok());
         for bad in ["c 1:3", "x 1:3 r", "c 1 r", "c a:b r", "c 1:3 rwmr"] {
             assert!(device_rule(bad).is_err(), "{bad}");

@@ -26,9 +26,7 @@ pub(crate) fn write(meta: &Meta, keys: &Keys) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::new();
     let text = serde_json::to_vec(meta).map_err(|error| Failure::plain(error.to_string()))?;
     entry(&mut out, "meta.json", b'0', 0o644, &text);
-    if !keys.is_empty() {
-        entry(&mut out, "tls", b'5', 0o700, b"");
-    }
+    entry(&mut out, "tls", b'5', 0o700, b"");
     for (endpoint, files) in keys {
         entry(&mut out, &format!("tls/{endpoint}"), b'5', 0o700, b"");
         for (name, bytes) in files {

@@ -7,6 +7,7 @@ use super::{Args, Arity, Command, Flag, Kind, nearest};
 use crate::failure::Failure;
 use crate::format::units;
 
+const HELP: Flag = super::switch("help", "Print usage");
 const REST: &str = "\0rest";
 
 pub(super) fn parse(
@@ -20,11 +21,7 @@ pub(super) fn parse(
     let mut parser =
         clap::Command::new("x").no_binary_name(true).disable_help_flag(true).disable_version_flag(true);
     let has = |letter| command.flags().any(|flag| flag.short == Some(letter));
-    let mut help = Arg::new("help").long("help").action(ArgAction::SetTrue);
-    if !has('h') {
-        help = help.short('h');
-    }
-    parser = parser.arg(help);
+    parser = parser.arg(argument(&if has('h') { HELP } else { HELP.short('h') }));
     for flag in command.flags() {
         parser = parser.arg(argument(flag));
     }
@@ -36,7 +33,8 @@ pub(super) fn parse(
         Ok(matches) => matches,
         Err(error) => return Err(wrong(explain(command, &error, &words))),
     };
-    if matches.get_flag("help") {
+    let help: Option<String> = matches.remove_many::<String>("help").and_then(Iterator::last);
+    if help.is_some_and(|value| boolean(&value) != Some(false)) {
         return Ok(None);
     }
     let mut args = Args { called: called.to_owned(), ..Args::default() };
@@ -57,6 +55,11 @@ pub(super) fn parse(
             _ => values,
         };
         args.values.insert(flag.long, values);
+    }
+    for (old, new) in [("time", "timeout")] {
+        if args.given(old) && command.flags().any(|flag| flag.long == new) {
+            crate::output::line(&format!("Flag --{old} has been deprecated, use --{new} instead"))?;
+        }
     }
     arity(command, program, called, args.rest.len())?;
     Ok(Some(args))
@@ -96,10 +99,11 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
         Kind::Int => value.parse::<i64>().map(drop).map_err(|error| number("ParseInt", range(&error))),
         Kind::Uint => value.parse::<u64>().map(drop).map_err(|error| number("ParseUint", range(&error))),
         Kind::Decimal => match value.parse::<f64>() {
-            Ok(number) if number.is_finite() && number >= 0.0 => Ok(()),
+            Ok(number) if number.is_finite() => Ok(()),
             _ => Err(format!("failed to parse {value} as a rational number")),
         },
-        Kind::Bytes if value == "-1" => Ok(()),
+        Kind::Bytes if value == "-1" && flag.long == "memory-swap" => Ok(()),
+        Kind::Bytes if value.starts_with('-') => Err(format!("invalid size: '{value}'")),
         Kind::Bytes => units::parse_bytes(value).map(drop).map_err(|_| format!("invalid size: '{value}'")),
         Kind::Duration => units::parse_duration(value).map(drop),
         Kind::Pairs => match fields(value).into_iter().find(|field| !field.contains('=')) {
@@ -125,7 +129,7 @@ fn fields(text: &str) -> Vec<String> {
     fields
 }
 
-fn range(error: &std::num::ParseIntError) -> &'static str {
+pub(super) fn range(error: &std::num::ParseIntError) -> &'static str {
     match error.kind() {
         std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => "value out of range",
         _ => "invalid syntax",
@@ -161,7 +165,12 @@ fn explain(command: &Command, error: &clap::Error, words: &[String]) -> String {
             let cluster = words
                 .iter()
                 .find(|word| word.starts_with('-') && !word.starts_with("--") && word.contains(letter));
-            format!("unknown shorthand flag: '{letter}' in {}", cluster.unwrap_or(&about))
+            // What stood before it in the cluster was understood.
+            let cluster = cluster.and_then(|word| Some(&word[word.find(letter)?..]));
+            format!(
+                "unknown shorthand flag: '{letter}' in -{}",
+                cluster.unwrap_or(about.trim_start_matches('-'))
+            )
         }
         ErrorKind::InvalidValue | ErrorKind::WrongNumberOfValues | ErrorKind::TooFewValues => {
             let named = about.split([' ', '=']).next().unwrap_or(&about);

@@ -127,6 +127,9 @@ pub(super) fn resources(host: &HostConfig) -> Result<Resources, Refusal> {
     if host.memory == 0 && host.memory_swap > 0 {
         return bad("You should always set the Memory limit when using Memoryswap limit, see usage");
     }
+    if host.memory_reservation > 0 && host.memory_reservation < LEAST_MEMORY {
+        return bad("Minimum memory reservation allowed is 6MB");
+    }
     if host.memory_reservation > 0 && host.memory > 0 && host.memory < host.memory_reservation {
         return bad("Minimum memory limit can not be less than memory reservation limit, see usage");
     }
@@ -284,6 +287,8 @@ mod tests {
         };
         assert!(with(|_| {}).is_ok());
         assert_eq!(with(|host| host.memory = 4096).unwrap_err(), "Minimum memory limit allowed is 6MB");
+        let reserved = with(|host| host.memory_reservation = 4096).unwrap_err();
+        assert_eq!(reserved, "Minimum memory reservation allowed is 6MB");
         assert!(with(|host| host.memory_swap = 1 << 30).unwrap_err().starts_with("You should always set"));
         assert!(with(|host| host.nano_cpus = 999_000_000_000).unwrap_err().starts_with("range of CPUs"));
         assert!(with(|host| host.blkio_weight = 5).is_err());

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
-use havre_base::{ContainerName, ErrorKind};
+use havre_api::network::EndpointSettings;
+use havre_base::{Classify as _, ContainerName, ErrorKind, chain};
 use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, NetworkMode, RestartPolicy, Sharing};
 use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
 
@@ -128,10 +129,7 @@ pub(crate) fn create(
             if settings.as_ref().is_some_and(|settings| !settings.mac_address.is_empty()) {
                 return Err(Refusal::not_yet("--mac-address"));
             }
-            let plain = settings.is_none_or(|settings| settings == Default::default());
-            if !plain && !matches!(name.as_str(), "default" | "bridge" | "none" | "host") {
-                return Err(Refusal::not_yet(&format!("endpoint settings for network {name}")));
-            }
+            endpoint(&name, &settings.unwrap_or_default(), &host.network_mode)?;
         }
     }
     refuse_ports(&host, &network, &mut warnings)?;
@@ -139,7 +137,7 @@ pub(crate) fn create(
         "" | "private" => Ok(Sharing::Private),
         "host" => Ok(Sharing::Host),
         other => match other.strip_prefix("container:") {
-            Some(donor) => Ok(Sharing::Container(containers.resolve(donor)?)),
+            Some(donor) => Ok(Sharing::Container(donor_of(containers, donor)?)),
             None => Err(Refusal::invalid(format!("invalid {what} mode: {other}"))),
         },
     };
@@ -149,7 +147,7 @@ pub(crate) fn create(
         "none" => IpcMode::None,
         "host" => IpcMode::Host,
         other => match other.strip_prefix("container:") {
-            Some(donor) => IpcMode::Container(containers.resolve(donor)?),
+            Some(donor) => IpcMode::Container(donor_of(containers, donor)?),
             None => return Err(Refusal::invalid(format!("invalid IPC mode: {other}"))),
         },
     };
@@ -379,11 +377,50 @@ fn network(
                         "conflicting options: hostname and the network mode",
                     ));
                 }
-                Ok(NetworkMode::Container(containers.resolve(donor)?))
+                Ok(NetworkMode::Container(donor_of(containers, donor)?))
             }
             None => Err(Refusal::not_yet(&format!("network {other} (only host, none and container:NAME)"))),
         },
     }
+}
+
+/// The container whose namespace is to be shared. Not found is a wrong parameter: clients take the status of
+/// what is not there for the image's, and would fetch it.
+fn donor_of(containers: &Containers, donor: &str) -> Result<havre_base::ContainerId, Refusal> {
+    containers.resolve(donor).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Refusal::invalid(chain(&error)),
+        _ => error.into(),
+    })
+}
+
+/// Refuses what is asked of an endpoint and would be dropped.
+fn endpoint(name: &str, settings: &EndpointSettings, mode: &str) -> Result<(), Refusal> {
+    let same =
+        |name: &str| if matches!(name, "" | "bridge") { "default".to_owned() } else { name.to_owned() };
+    if !matches!(name, "default" | "bridge" | "none" | "host") {
+        if *settings != EndpointSettings::default() {
+            return Err(Refusal::not_yet(&format!("endpoint settings for network {name}")));
+        }
+        if name != mode {
+            return Err(Refusal::not_yet(&format!("network {name}")));
+        }
+        return Ok(());
+    }
+    if settings.ipam_config.as_ref().is_some_and(|addresses| *addresses != Default::default()) {
+        return Err(Refusal::invalid("user specified IP address is supported on user defined networks only"));
+    }
+    if settings.aliases.as_ref().is_some_and(|aliases| !aliases.is_empty()) {
+        return Err(Refusal::invalid(
+            "network-scoped alias is supported only for containers in user defined networks",
+        ));
+    }
+    if same(name) != same(mode) {
+        return Err(Refusal::invalid(format!(
+            "conflicting options: a container with the network mode {} cannot be connected to network {name} too",
+            same(mode)
+        )));
+    }
+    Ok(())
 }
 
 fn refuse_ports(host: &HostConfig, network: &NetworkMode, warnings: &mut Vec<String>) -> Result<(), Refusal> {

@@ -53,15 +53,17 @@ pub(crate) async fn list(server: &Server, call: &Call) -> Handled {
 
 pub(crate) async fn create(server: &Server, call: Call) -> Handled {
     let name = call.query.get("name").map(str::to_owned);
-    if let Some(platform) = call.query.get("platform").filter(|platform| !platform.is_empty()) {
+    let platform = call.query.get("platform").filter(|platform| !platform.is_empty()).map(str::to_owned);
+    let version = call.version;
+    // Before anything is refused: a client that still sends may not read why.
+    let mut request = body::read_create(call.request.into_body()).await?;
+    if let Some(platform) = platform {
         let wanted =
-            havre_oci::Platform::parse(platform).map_err(|error| Refusal::invalid(error.to_string()))?;
+            havre_oci::Platform::parse(&platform).map_err(|error| Refusal::invalid(error.to_string()))?;
         if !havre_oci::Platform::host().matches(&wanted) {
             return Err(Refusal::not_yet(&format!("running images of platform {platform} on this machine")));
         }
     }
-    let version = call.version;
-    let mut request = body::read_create(call.request.into_body()).await?;
     versions::create_request(version, &mut request);
     let converted =
         convert::create(&server.engine.containers, &server.info().defaults, name.as_deref(), request)?;

@@ -143,6 +143,8 @@ pub(crate) async fn commit(server: &Server, call: Call) -> Handled {
     let query = &call.query;
     let text = |name: &str| query.get(name).unwrap_or("").to_owned();
     let container = text("container");
+    // Before anything is refused: a client that still sends may not read why.
+    let config: Option<Config> = body::read_json(call.request.into_body(), true).await?;
     if container.is_empty() {
         return Err(Refusal::invalid("invalid name or ID supplied: \"\""));
     }
@@ -156,7 +158,6 @@ pub(crate) async fn commit(server: &Server, call: Call) -> Handled {
     let (author, comment) = (text("author"), text("comment"));
     // Since 1.13, as the default.
     let pause = query.flag_or("pause", true);
-    let config: Option<Config> = body::read_json(call.request.into_body(), true).await?;
     let config = match config {
         None => ContainerConfig::default(),
         Some(config) => serde_json::to_value(&config)

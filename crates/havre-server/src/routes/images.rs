@@ -68,6 +68,8 @@ impl Upload {
                     Err(error) => Err(io::Error::other(error)),
                 };
                 if sender.send(piece).await.is_err() {
+                    // Nobody wants the rest; the answer says why.
+                    body::drain(body).await;
                     return;
                 }
             }
@@ -357,7 +359,13 @@ fn fail(sink: &Sink, error: &ImageError) {
 }
 
 pub(crate) async fn load(server: &Server, call: Call) -> Handled {
-    let platforms = platform::wanted(&call, "platform")?;
+    let platforms = match platform::wanted(&call, "platform") {
+        Ok(platforms) => platforms,
+        Err(refused) => {
+            body::drain(call.request.into_body()).await;
+            return Err(refused);
+        }
+    };
     let quiet = call.query.flag("quiet");
     let upload = Upload::new(call.request.into_body());
     let (sink, answer) = body::stream("application/json");
@@ -398,10 +406,32 @@ pub(crate) async fn load(server: &Server, call: Call) -> Handled {
 
 /// `docker pull`, and `docker import` with `fromSrc=-`.
 pub(crate) async fn create(server: &Server, call: Call) -> Handled {
-    let query = &call.query;
-    if query.get("fromImage").is_some_and(|image| !image.is_empty()) {
+    if call.query.get("fromImage").is_some_and(|image| !image.is_empty()) {
         return registry::pull(server, &call).await;
     }
+    let spec = match import_spec(&call) {
+        Ok(spec) => spec,
+        Err(refused) => {
+            body::drain(call.request.into_body()).await;
+            return Err(refused);
+        }
+    };
+    let upload = Upload::new(call.request.into_body());
+    let (sink, answer) = body::stream("application/json");
+    let engine = Arc::clone(&server.engine);
+    tokio::task::spawn_blocking(move || match engine.images.import(upload, &spec) {
+        Ok(image) => {
+            let id = image.id.to_string();
+            happened(&engine, "import", &id, &id);
+            say(&sink, &JsonMessage { status: id, ..JsonMessage::default() });
+        }
+        Err(error) => fail(&sink, &error),
+    });
+    Ok(answer)
+}
+
+fn import_spec(call: &Call) -> Result<ImportSpec, Refusal> {
+    let query = &call.query;
     match query.get("fromSrc") {
         Some("-") => {}
         Some(source) if !source.is_empty() => {
@@ -425,24 +455,12 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
         .map(Platform::parse)
         .transpose()
         .map_err(|error| Refusal::invalid(error.to_string()))?;
-    let spec = ImportSpec {
+    Ok(ImportSpec {
         reference,
         message: query.get("message").unwrap_or("").to_owned(),
         changes: query.all("changes").map(str::to_owned).collect(),
         platform,
-    };
-    let upload = Upload::new(call.request.into_body());
-    let (sink, answer) = body::stream("application/json");
-    let engine = Arc::clone(&server.engine);
-    tokio::task::spawn_blocking(move || match engine.images.import(upload, &spec) {
-        Ok(image) => {
-            let id = image.id.to_string();
-            happened(&engine, "import", &id, &id);
-            say(&sink, &JsonMessage { status: id, ..JsonMessage::default() });
-        }
-        Err(error) => fail(&sink, &error),
-    });
-    Ok(answer)
+    })
 }
 
 fn save_names(server: &Server, call: &Call, names: Vec<String>) -> Handled {

@@ -50,7 +50,10 @@ pub(crate) fn version(server: &Server) -> Answer {
         ("ApiVersion".to_owned(), ApiVersion::CURRENT.to_string()),
         ("MinAPIVersion".to_owned(), info.oldest.to_string()),
         ("Arch".to_owned(), architecture().to_owned()),
+        ("BuildTime".to_owned(), String::new()),
+        ("Experimental".to_owned(), info.experimental.to_string()),
         ("GitCommit".to_owned(), info.git_commit.clone()),
+        ("GoVersion".to_owned(), String::new()),
         ("KernelVersion".to_owned(), kernel()),
         ("Os".to_owned(), "linux".to_owned()),
     ]);

@@ -126,7 +126,15 @@ fn lists(
     containers: Option<Vec<ContainerSummary>>,
 ) -> Value {
     let layers = images.as_ref().map_or(0, |(_, layers)| *layers);
-    let images = images.map(|(images, _)| versions::value(version, Shape::ImageList, &images));
+    let images = images.map(|(images, _)| {
+        let counts: Vec<i64> = images.iter().map(|image| image.containers).collect();
+        let mut list = versions::value(version, Shape::ImageList, &images);
+        // Lists of old versions do not count containers; here they always were.
+        for (image, count) in list.as_array_mut().into_iter().flatten().zip(counts) {
+            image["Containers"] = count.into();
+        }
+        list
+    });
     let containers = containers.map(|list| versions::value(version, Shape::ContainerList, &list));
     let empty = |asked: bool| if asked { json!([]) } else { Value::Null };
     let mut answer = json!({

@@ -40,7 +40,7 @@ impl World {
         let runtime = runtime.unwrap();
         let (plain, tls) = runtime.block_on(async {
             let db = Arc::new(Db::open(&data_root.join("state.db")).unwrap());
-            let images = Arc::new(Images::open(&data_root, Arc::clone(&db)).unwrap());
+            let images = Arc::new(Images::open(&data_root, Arc::clone(&db), Arc::default()).unwrap());
             let settings = Settings {
                 cgroup_parent: format!("/havre-test/server-{}", std::process::id()),
                 data_root,
@@ -86,6 +86,8 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 fn info() -> Info {
     Info {
+        mirrors: Vec::new(),
+        insecure_registries: Vec::new(),
         version: "1".into(),
         git_commit: String::new(),
         id: "test".into(),

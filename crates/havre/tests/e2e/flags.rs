@@ -382,4 +382,18 @@ fn waiting(_: &World, client: &Client) {
         assert_eq!(outcome.code, 125, "{flags:?}");
         outcome.fails(125, "not yet supported");
     }
+    for flags in [
+        &["--health-cmd", "true", "--health-start-period", "1s"][..],
+        &["--health-cmd", "true", "--health-start-interval", "1s"],
+    ] {
+        client.container(flags, &["true"]).fails(125, "not yet supported");
+    }
+    let on_default = |flags: &[&str]| {
+        client.run(&[&["run", "--rm", "--label", "e2e"], flags, &["e2e/busybox", "true"]].concat())
+    };
+    on_default(&["--publish-all", "--expose", "80"]).fails(125, "not yet supported");
+    for flags in [["--ip", "10.0.0.1"], ["--ip6", "fd00::1"], ["--link-local-ip", "169.254.1.1"]] {
+        on_default(&flags).fails(125, "supported on user defined networks only");
+    }
+    on_default(&["--network-alias", "x"]).fails(125, "only supported for user-defined networks");
 }

@@ -27,7 +27,7 @@ pub(crate) const ALL: &[Test] = &[
 const HOG: &str = "dd if=/dev/zero of=/dev/null bs=100M count=1";
 
 /// A file of a process's control group, whichever hierarchy has it.
-fn group_file(pid: &str, name: &str) -> Option<String> {
+pub(crate) fn group_file(pid: &str, name: &str) -> Option<String> {
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -134,7 +134,7 @@ fn fork_bomb(_: &World, client: &Client) {
 }
 
 /// The disk below a folder, if it is one that can be throttled.
-fn disk_below(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn disk_below(folder: &Path) -> Option<PathBuf> {
     let device = std::fs::metadata(folder).unwrap().dev();
     let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
     let mut entry = std::fs::canonicalize(format!("/sys/dev/block/{number}")).ok()?;

@@ -18,7 +18,9 @@ mod cases;
 mod configured;
 mod confinement;
 mod debian;
+mod effects;
 mod endings;
+mod equal;
 mod external;
 mod files;
 mod files_hostile;
@@ -52,6 +54,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(images::ALL)
         .chain(files::ALL)
         .chain(flags::ALL)
+        .chain(effects::ALL)
         .chain(live::ALL)
         .chain(external::ALL)
         .chain(debian::ALL)
@@ -74,6 +77,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(silent::ALL)
         .chain(endings::ALL)
         .chain(teach::ALL)
+        .chain(equal::ALL)
 }
 
 fn main() -> ExitCode {

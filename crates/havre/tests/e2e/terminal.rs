@@ -68,7 +68,13 @@ impl Terminal {
 
     /// Waits for the end; the terminal must be as it was. Returns the exit code.
     #[track_caller]
-    pub(crate) fn end(mut self) -> i32 {
+    pub(crate) fn end(self) -> i32 {
+        self.last_words().1
+    }
+
+    /// The same, and all that was said and not yet expected.
+    #[track_caller]
+    pub(crate) fn last_words(mut self) -> (String, i32) {
         let start = Instant::now();
         let code = loop {
             assert!(start.elapsed() < END, "no end, but: {:?}", self.seen);
@@ -85,7 +91,9 @@ impl Terminal {
             .local_modes
             .contains(rustix::termios::LocalModes::ICANON | rustix::termios::LocalModes::ECHO);
         assert!(cooked, "the terminal was left raw");
-        code
+        // What is still in the terminal is there at once.
+        while self.read_for(0, 0) {}
+        (std::mem::take(&mut self.seen), code)
     }
 
     fn read(&mut self) -> bool {
