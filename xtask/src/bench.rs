@@ -4,6 +4,7 @@
 //! `run` and `exec`. Memory is private memory: what would be free if the processes were not there.
 
 mod copies;
+mod registry;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -48,6 +49,18 @@ const MEASURES: &[Measure] = &[
     Measure { name: "stats-40", unit: "ms", more_is_better: false, rounds: 3, run: stats },
     Measure { name: "attach-200", unit: "ms", more_is_better: false, rounds: 3, run: attach },
     Measure { name: "load", unit: "MB/s", more_is_better: true, rounds: 3, run: load },
+    Measure { name: "save", unit: "ms", more_is_better: false, rounds: 3, run: registry::save },
+    Measure { name: "pull", unit: "ms", more_is_better: false, rounds: 3, run: registry::pull_large },
+    Measure {
+        name: "pull-60-layers",
+        unit: "ms",
+        more_is_better: false,
+        rounds: 3,
+        run: registry::pull_many,
+    },
+    Measure { name: "pull-again", unit: "ms", more_is_better: false, rounds: 5, run: registry::pull_again },
+    Measure { name: "push", unit: "ms", more_is_better: false, rounds: 1, run: registry::push_large },
+    Measure { name: "rmi", unit: "ms", more_is_better: false, rounds: 3, run: registry::remove_large },
     Measure {
         name: "memory-per-container",
         unit: "MiB",
@@ -67,7 +80,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("havre-bench-").tempdir_in("/var/tmp")?;
     let busybox = havre_testkit::busybox_archive(folder.path())?;
     let chosen = |measure: &&Measure| wanted.is_empty() || wanted.iter().any(|name| *name == measure.name);
-    if MEASURES.iter().filter(chosen).any(|measure| measure.name == "load") {
+    if MEASURES.iter().filter(chosen).any(|measure| matches!(measure.name, "load" | "save" | "rmi")) {
         havre_testkit::layered_archive(folder.path(), 300, 6)?;
     }
     let mut engines = vec![Engine::havre(folder.path())?];
@@ -98,6 +111,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         failures.truncate(2);
         failures.iter().for_each(|failure| println!("  failed on {failure}"));
     }
+    registry::end();
     Ok(())
 }
 

@@ -135,20 +135,20 @@ wire! {
         log: Option<Vec<String>>,
     }
 
-    /// Registries the daemon knows.
+    /// Registries the daemon knows. Docker writes it through a map, so its fields are in the order of their names.
     pub struct RegistryConfig {
+        index_configs: BTreeMap<String, IndexInfo>,
         #[serde(rename = "InsecureRegistryCIDRs")]
         insecure_registry_cidrs: Vec<String>,
-        index_configs: BTreeMap<String, IndexInfo>,
         mirrors: Option<Vec<String>>,
     }
 
     /// One registry.
     pub struct IndexInfo {
-        name: String,
         mirrors: Vec<String>,
-        secure: bool,
+        name: String,
         official: bool,
+        secure: bool,
     }
 
     /// An OCI runtime.

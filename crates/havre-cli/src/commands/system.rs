@@ -302,6 +302,18 @@ fn info_text(info: &InfoResponse) -> String {
         line(1, "Labels", &info.labels.join(" "));
     }
     line(1, "Experimental", &info.experimental_build.to_string());
+    if let Some(registries) = &info.registry_config {
+        let insecure =
+            registries.index_configs.values().filter(|index| !index.secure).map(|index| &index.name);
+        let insecure: Vec<&String> = insecure.chain(&registries.insecure_registry_cidrs).collect();
+        let mirrors: Vec<&String> = registries.mirrors.iter().flatten().collect();
+        for (heading, entries) in [("Insecure Registries:", insecure), ("Registry Mirrors:", mirrors)] {
+            if !entries.is_empty() {
+                line(1, heading, HEADING);
+            }
+            entries.iter().for_each(|entry| line(2, &harmless(entry), HEADING));
+        }
+    }
     line(1, "Live Restore Enabled", &info.live_restore_enabled.to_string());
     out
 }

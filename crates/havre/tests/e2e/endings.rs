@@ -166,7 +166,7 @@ fn full_disk(_: &World, client: &Client) {
     let lost: usize = counted.unwrap().0.rsplit(' ').next().unwrap().parse().unwrap();
     // Every line is in the log or counted; one may be there in part and counted.
     let kept = log.lines().count();
-    assert_eq!(kept + lost, 4001, "{kept} kept, {lost} lost");
+    assert!((4001..=4002).contains(&(kept + lost)), "{kept} kept, {lost} lost");
     daemon.run(client, &["rm", "floods"]);
     drop(disk);
 }

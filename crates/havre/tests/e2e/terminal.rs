@@ -37,8 +37,9 @@ impl Terminal {
         let slave = OpenOptions::new().read(true).write(true).open(name).expect("the other side");
         resize(&slave, 40, 100);
         let handle = || Stdio::from(slave.try_clone().expect("a handle"));
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).arg(client.program()).args(args);
+        // Who started the tests may have made signals of the terminal be ignored, which is inherited.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", "setsid", "--ctty", "--wait"]).arg(client.program()).args(args);
         client.environment(&mut command);
         let child = command.stdin(handle()).stdout(handle()).stderr(handle()).spawn().expect("setsid runs");
         Self { master: master.into(), slave, child, seen: String::new() }
