@@ -10,6 +10,7 @@ mod address;
 mod auth;
 mod blob;
 mod challenge;
+mod connect;
 mod error;
 mod http;
 mod login;

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::address::{self, Endpoint};
 use crate::auth::{Auth, Credentials, encoded};
+use crate::connect;
 use crate::http::{self, Ask, Http};
 use crate::settings::Settings;
 use crate::{RegistryError, Result};
@@ -70,7 +71,7 @@ impl Registries {
         let secure = Endpoint::of_domain(domain, true);
         let host = secure.host();
         // Only what an address decides needs one.
-        let addresses: Vec<IpAddr> = match http::resolve_host(host, 443).await {
+        let addresses: Vec<IpAddr> = match connect::resolve_host(host, 443).await {
             Ok(found) => found.iter().map(std::net::SocketAddr::ip).collect(),
             Err(_) => Vec::new(),
         };

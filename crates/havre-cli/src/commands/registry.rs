@@ -80,7 +80,7 @@ pub(super) const SEARCH: Command = Command {
     arguments: "TERM",
     about: "Search Docker Hub for images",
     flags: &[&[
-        filter("Filter output based on conditions provided"),
+        filter("Filter output based on conditions provided").short('f'),
         text("format", "Pretty-print search using a Go template"),
         int("limit", "Max number of search results"),
         switch("no-trunc", "Don't truncate output"),
