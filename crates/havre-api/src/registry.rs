@@ -2,7 +2,7 @@
 
 #![expect(missing_docs, reason = "the fields are described by the Engine API definition")]
 
-use crate::image::Platform;
+use crate::image::{Descriptor, Platform};
 use crate::wire::wire;
 
 /// The header that carries an `AuthConfig`, as base64 for addresses.
@@ -37,16 +37,6 @@ wire! {
     pub struct DistributionInspect {
         descriptor: Descriptor,
         platforms: Option<Vec<Platform>>,
-    }
-
-    /// Points to a manifest.
-    pub struct Descriptor {
-        #[serde(rename = "mediaType")]
-        media_type: String,
-        #[serde(rename = "digest")]
-        digest: String,
-        #[serde(rename = "size")]
-        size: i64,
     }
 
     /// A repository that a search found.

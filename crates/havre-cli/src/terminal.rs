@@ -4,55 +4,51 @@ use std::io::{IsTerminal, stdin, stdout};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// Raw mode; dropping it restores what was before.
-#[must_use = "dropping it ends raw mode"]
-pub(crate) struct Raw(Option<Termios>);
+/// Other settings of the terminal on standard input; dropping it restores what was before.
+#[must_use = "dropping it restores the terminal"]
+struct Changed(Option<Termios>);
 
-impl Raw {
-    /// Makes the terminal on standard input raw; nothing happens when there is none.
-    pub(crate) fn enter() -> Self {
+impl Changed {
+    /// Nothing happens when standard input is no terminal.
+    fn by(how: impl FnOnce(&mut Termios)) -> Self {
         let Ok(before) = tcgetattr(stdin()) else { return Self(None) };
-        let mut raw = before.clone();
-        raw.make_raw();
-        match tcsetattr(stdin(), OptionalActions::Now, &raw) {
+        let mut after = before.clone();
+        how(&mut after);
+        match tcsetattr(stdin(), OptionalActions::Now, &after) {
             Ok(()) => Self(Some(before)),
             Err(_) => Self(None),
         }
     }
 }
 
-impl Drop for Raw {
+impl Drop for Changed {
     fn drop(&mut self) {
         if let Some(before) = self.0.take() {
             // The terminal may be gone; then there is nothing to restore.
             tcsetattr(stdin(), OptionalActions::Now, &before).ok();
         }
+    }
+}
+
+/// Raw mode; dropping it restores what was before.
+#[must_use = "dropping it ends raw mode"]
+pub(crate) struct Raw(#[expect(dead_code, reason = "kept for its end")] Changed);
+
+impl Raw {
+    /// Makes the terminal on standard input raw; nothing happens when there is none.
+    pub(crate) fn enter() -> Self {
+        Self(Changed::by(Termios::make_raw))
     }
 }
 
 /// What is typed is not shown; dropping it ends that.
 #[must_use = "dropping it shows what is typed again"]
-pub(crate) struct Hidden(Option<Termios>);
+pub(crate) struct Hidden(#[expect(dead_code, reason = "kept for its end")] Changed);
 
 impl Hidden {
     /// Hides what is typed on standard input; nothing happens when it is no terminal.
     pub(crate) fn enter() -> Self {
-        let Ok(before) = tcgetattr(stdin()) else { return Self(None) };
-        let mut hidden = before.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        match tcsetattr(stdin(), OptionalActions::Now, &hidden) {
-            Ok(()) => Self(Some(before)),
-            Err(_) => Self(None),
-        }
-    }
-}
-
-impl Drop for Hidden {
-    fn drop(&mut self) {
-        if let Some(before) = self.0.take() {
-            // The terminal may be gone; then there is nothing to restore.
-            tcsetattr(stdin(), OptionalActions::Now, &before).ok();
-        }
+        Self(Changed::by(|settings| settings.local_modes.remove(LocalModes::ECHO)))
     }
 }
 

@@ -20,6 +20,7 @@ mod pull;
 mod push;
 mod remote;
 mod remove;
+mod reports;
 mod save;
 mod state;
 
@@ -43,10 +44,11 @@ pub use hello::HELLO_LABEL;
 pub use import::ImportSpec;
 pub use prune::PruneSpec;
 use pull::Downloads;
-pub use pull::{PullEvent, PullSpec, Reports, Step};
-pub use push::{PushEvent, PushReports, PushSpec, PushStep};
+pub use pull::{PullEvent, PullSpec, Step};
+pub use push::{PushEvent, PushSpec, PushStep};
 pub use remote::Remote;
 pub use remove::{ImageUser, Removed};
+pub use reports::Reports;
 use state::{ImageRecord, Known, KnownBlob, State};
 
 const IMAGES: Table = Table("images");

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
@@ -18,11 +18,10 @@ use havre_store::{Batch, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::pull::all;
+use crate::reports::Reports;
 use crate::state::{Known, KnownBlob, Pins};
 use crate::{BLOBS, IMAGES, ImageError, Images, Result, blocking};
 
-/// Between two reports of a layer's progress.
-const REPORT: Duration = Duration::from_millis(100);
 /// Layers sent at the same time, unless the administrator says otherwise: as many as with Docker.
 pub(crate) const AT_ONCE: usize = 5;
 /// Bytes of a piece on its way.
@@ -74,22 +73,7 @@ pub enum PushStep {
     Pushed,
 }
 
-/// Where events go.
-#[derive(Debug, Clone)]
-pub struct PushReports(mpsc::Sender<PushEvent>);
-
-impl PushReports {
-    /// A place for events, and where they come out.
-    #[must_use]
-    pub fn channel() -> (Self, mpsc::Receiver<PushEvent>) {
-        let (sender, receiver) = mpsc::channel(64);
-        (Self(sender), receiver)
-    }
-
-    async fn tell(&self, event: PushEvent) {
-        self.0.send(event).await.unwrap_or(());
-    }
-
+impl Reports<PushEvent> {
     async fn step(&self, layer: &Digest, step: PushStep) {
         self.tell(PushEvent::Layer(layer.clone(), step)).await;
     }
@@ -97,7 +81,7 @@ impl PushReports {
 
 impl Images {
     /// Pushes an image, or all tags of a repository.
-    pub async fn push(self: &Arc<Self>, spec: &PushSpec, reports: &PushReports) -> Result<()> {
+    pub async fn push(self: &Arc<Self>, spec: &PushSpec, reports: &Reports<PushEvent>) -> Result<()> {
         let mut chosen: Vec<(Reference, Known)> = {
             let state = self.state();
             let wanted = |name: &Reference| {
@@ -132,7 +116,7 @@ impl Images {
         name: &Reference,
         known: &Known,
         repository: &Repository<'_>,
-        reports: &PushReports,
+        reports: &Reports<PushEvent>,
     ) -> Result<()> {
         let layers = &known.config.rootfs.diff_ids;
         for layer in layers {
@@ -177,7 +161,7 @@ impl Images {
         name: &Reference,
         layer: &Digest,
         repository: &Repository<'_>,
-        reports: &PushReports,
+        reports: &Reports<PushEvent>,
     ) -> Result<KnownBlob> {
         let known = self.state().blobs.get(layer).cloned().unwrap_or_default();
         let here = name.name();
@@ -316,7 +300,7 @@ struct Packed {
     layer: Digest,
     /// Digest and length, once it was packed to its end.
     made: Arc<Mutex<Option<(Digest, u64)>>>,
-    reports: PushReports,
+    reports: Reports<PushEvent>,
     of: u64,
 }
 
@@ -361,7 +345,7 @@ struct Progress<'a> {
     done: u64,
     of: u64,
     layer: &'a Digest,
-    reports: PushReports,
+    reports: Reports<PushEvent>,
     last: Instant,
 }
 
@@ -369,11 +353,9 @@ impl Write for Progress<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.gzip.write(bytes)?;
         self.done += u64::try_from(count).unwrap_or(0);
-        if self.last.elapsed() >= REPORT {
-            self.last = Instant::now();
-            let step = PushStep::Pushing(self.done, self.of);
-            self.reports.0.try_send(PushEvent::Layer(self.layer.clone(), step)).unwrap_or(());
-        }
+        let (done, of, layer) = (self.done, self.of, self.layer);
+        self.reports
+            .progress(&mut self.last, || PushEvent::Layer(layer.clone(), PushStep::Pushing(done, of)));
         Ok(count)
     }
 

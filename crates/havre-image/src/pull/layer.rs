@@ -11,7 +11,8 @@ use havre_registry::{RegistryError, Repository};
 use havre_store::{Limits, Partial, Pending, StoreError};
 use tokio::sync::mpsc;
 
-use super::{Reports, Step};
+use super::{PullEvent, Step};
+use crate::reports::Reports;
 use crate::{ImageError, Images, Result, blocking};
 
 /// Pieces that wait for the disk: what comes in is at most so much ahead.
@@ -57,7 +58,7 @@ impl Images {
         blob: &Descriptor,
         layer: &Digest,
         repository: &Repository<'_>,
-        reports: &Reports,
+        reports: &Reports<PullEvent>,
     ) -> Result<Pending> {
         let mut partial = self.content.partial(&blob.digest)?;
         if partial.have() > blob.size {
@@ -82,7 +83,7 @@ impl Images {
         layer: &Digest,
         partial: Partial,
         repository: &Repository<'_>,
-        reports: &Reports,
+        reports: &Reports<PullEvent>,
     ) -> Result<Pending> {
         let mut have = partial.have();
         let (sender, pieces) = mpsc::channel(WAITING);
@@ -96,7 +97,9 @@ impl Images {
             let mut content = repository.blob(&blob.digest, blob.size, have);
             while let Some(piece) = content.next().await? {
                 have += u64::try_from(piece.len()).unwrap_or(0);
-                reports.progress(&blob.digest, have, blob.size, &mut last);
+                reports.progress(&mut last, || {
+                    PullEvent::Layer(blob.digest.clone(), Step::Downloading { have, of: blob.size })
+                });
                 if sender.send(piece).await.is_err() {
                     // The extraction has ended; it says why.
                     break;

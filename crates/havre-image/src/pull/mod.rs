@@ -11,20 +11,17 @@ mod layer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use havre_oci::image::{Descriptor, Document, ImageConfig, MAX_DOCUMENT, Manifest};
 use havre_oci::{Digest, Platform, Reference};
 use havre_registry::{Access, Credentials, Fetched, Repository};
 use havre_store::Pending;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
+use crate::reports::Reports;
 use crate::state::{Known, KnownBlob, Pins};
 use crate::{ImageError, Images, MAX_LAYERS, Result};
-
-/// Between two reports of a layer's progress.
-const REPORT: Duration = Duration::from_millis(100);
 
 /// What to pull.
 #[derive(Debug, Clone)]
@@ -86,32 +83,9 @@ pub enum Step {
     Complete,
 }
 
-/// Where events go. One that nobody takes in time holds the pull up, except for mere progress.
-#[derive(Debug, Clone)]
-pub struct Reports(mpsc::Sender<PullEvent>);
-
-impl Reports {
-    /// A place for events, and where they come out.
-    #[must_use]
-    pub fn channel() -> (Self, mpsc::Receiver<PullEvent>) {
-        let (sender, receiver) = mpsc::channel(64);
-        (Self(sender), receiver)
-    }
-
-    async fn tell(&self, event: PullEvent) {
-        // Nobody listens: then nobody needs to know.
-        self.0.send(event).await.unwrap_or(());
-    }
-
+impl Reports<PullEvent> {
     async fn step(&self, blob: &Digest, step: Step) {
         self.tell(PullEvent::Layer(blob.clone(), step)).await;
-    }
-
-    fn progress(&self, blob: &Digest, have: u64, of: u64, last: &mut Instant) {
-        if last.elapsed() >= REPORT {
-            *last = Instant::now();
-            self.0.try_send(PullEvent::Layer(blob.clone(), Step::Downloading { have, of })).unwrap_or(());
-        }
     }
 }
 
@@ -168,7 +142,7 @@ struct Plan {
 
 impl Images {
     /// Pulls images. Dropping the future gives it up.
-    pub async fn pull(self: &Arc<Self>, spec: &PullSpec, reports: &Reports) -> Result<()> {
+    pub async fn pull(self: &Arc<Self>, spec: &PullSpec, reports: &Reports<PullEvent>) -> Result<()> {
         let registries = Arc::clone(&self.registries);
         let repository = registries.repository(&spec.reference, Access::Pull, spec.credentials.clone()).await;
         if !spec.all_tags {
@@ -186,7 +160,7 @@ impl Images {
         spec: &PullSpec,
         reference: &Reference,
         repository: &Repository<'_>,
-        reports: &Reports,
+        reports: &Reports<PullEvent>,
     ) -> Result<()> {
         let by_digest = reference.digest().map(ToString::to_string);
         let name = by_digest.or_else(|| reference.tag().map(str::to_owned)).unwrap_or_default();
@@ -314,7 +288,7 @@ impl Images {
         self: &Arc<Self>,
         missing: &[(&Descriptor, &Digest)],
         repository: &Repository<'_>,
-        reports: &Reports,
+        reports: &Reports<PullEvent>,
     ) -> Result<Vec<Pending>> {
         let places = self.downloads.places();
         let mut work = Vec::new();

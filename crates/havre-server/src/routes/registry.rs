@@ -8,12 +8,12 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
 use havre_api::message::{ErrorDetail, JsonMessage, ProgressDetail};
 use havre_api::registry::{
-    AUTH_HEADER, AuthConfig, AuthResponse, Descriptor, DistributionInspect, PushResult, SearchResult,
+    AUTH_HEADER, AuthConfig, AuthResponse, DistributionInspect, PushResult, SearchResult,
 };
 use havre_base::chain;
 use havre_image::{
-    Credentials, DOCKER_HUB, ImageError, PullEvent, PullSpec, PushEvent, PushReports, PushSpec, PushStep,
-    RegistryError, Reports, SearchSpec, Step,
+    Credentials, DOCKER_HUB, ImageError, PullEvent, PullSpec, PushEvent, PushSpec, PushStep, RegistryError,
+    Reports, SearchSpec, Step,
 };
 use havre_oci::{Digest, Reference};
 use hyper::StatusCode;
@@ -224,7 +224,7 @@ pub(crate) async fn push(server: &Server, call: &Call, name: &str) -> Handled {
         return Err(Refusal::invalid("cannot push a digest reference"));
     }
     let spec = PushSpec { reference: reference.clone(), all_tags, credentials: of_header(call) };
-    let (reports, events) = PushReports::channel();
+    let (reports, events) = Reports::channel();
     let images = std::sync::Arc::clone(&server.engine.images);
     let work = tokio::spawn(async move { images.push(&spec, &reports).await });
     let engine = std::sync::Arc::clone(&server.engine);
@@ -280,10 +280,11 @@ pub(crate) async fn distribution(server: &Server, call: &Call, name: &str) -> Ha
         ..havre_api::image::Platform::default()
     };
     Ok(body::json(&DistributionInspect {
-        descriptor: Descriptor {
+        descriptor: havre_api::image::Descriptor {
             media_type: remote.document.media_type.clone(),
             digest: remote.document.digest.to_string(),
             size: i64::try_from(remote.document.bytes.len()).unwrap_or(i64::MAX),
+            ..havre_api::image::Descriptor::default()
         },
         platforms: Some(remote.platforms.iter().map(platform).collect()),
     }))
