@@ -24,17 +24,49 @@ use crate::settings::{Proxy, Settings};
 /// For a connection, with its handshakes.
 const CONNECT: Duration = Duration::from_secs(15);
 
-/// Addresses that strangers must not send us to.
-fn is_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
+/// Which addresses may be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Whatever the user named.
+    All,
+    /// Not those of the link, where clouds keep a machine's secrets.
+    NotLink,
+    /// Nor those of this machine.
+    NotMachine,
+}
+
+impl Reach {
+    fn refuses(self, address: IpAddr) -> bool {
+        match self {
+            Self::All => false,
+            Self::NotLink => is_link(address),
+            Self::NotMachine => is_local(address),
+        }
     }
 }
 
+/// Addresses of the link: neighbours, and what clouds tell a machine about itself.
+fn is_link(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// Addresses that strangers must not send us to.
+fn is_local(address: IpAddr) -> bool {
+    let itself = match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
+    };
+    itself || is_link(address)
+}
+
+/// Whether a host is this machine by its very name.
 pub(crate) fn names_this_machine(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(is_local)
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| is_local(address) && !is_link(address))
 }
 
 /// Makes connections.
@@ -43,8 +75,7 @@ pub(crate) struct Connector {
     pub(crate) settings: Arc<Settings>,
     /// By authority, and whether they verify nobody.
     pub(crate) keys: Arc<Mutex<HashMap<(String, bool), Keys>>>,
-    /// Not to this machine and its link.
-    pub(crate) narrow: bool,
+    pub(crate) reach: Reach,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -115,7 +146,7 @@ impl Connector {
             return self.through(proxy, authority, host, port, secure).await;
         }
         let addresses = resolve_host(host, port).await?;
-        if self.narrow && addresses.iter().any(|address| is_local(address.ip())) {
+        if addresses.iter().any(|address| self.reach.refuses(address.ip())) {
             return Err(io::Error::other(format!(
                 "{host} is an address of this machine or its link: not followed there"
             )));
@@ -280,10 +311,18 @@ mod tests {
 
     #[test]
     fn neighbours_are_known() {
-        for host in ["localhost", "127.0.0.1", "169.254.169.254", "[::1]", "[fe80::1]", "[::ffff:127.0.0.1]"]
-        {
+        for host in ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
             assert!(names_this_machine(host), "{host}");
         }
-        assert!(!names_this_machine("10.0.0.1") && !names_this_machine("example.org"));
+        for host in ["10.0.0.1", "example.org", "169.254.169.254", "[fe80::1]"] {
+            assert!(!names_this_machine(host), "{host}");
+        }
+        let refused = |reach: Reach| {
+            let all = ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "10.0.0.1"];
+            all.map(|text| reach.refuses(text.parse().unwrap()))
+        };
+        assert_eq!(refused(Reach::All), [false; 5]);
+        assert_eq!(refused(Reach::NotLink), [false, false, true, true, false]);
+        assert_eq!(refused(Reach::NotMachine), [true, true, true, true, false]);
     }
 }

@@ -17,7 +17,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::connect::{Connector, names_this_machine};
+use crate::connect::{Connector, Reach, names_this_machine};
 use crate::settings::Settings;
 use crate::{RegistryError, Result};
 
@@ -60,6 +60,8 @@ pub(crate) struct Http {
     pub(crate) settings: Arc<Settings>,
     /// Reaches every address.
     open: Client<Connector, Body>,
+    /// Does not reach the link: for what a registry on this machine names.
+    near: Client<Connector, Body>,
     /// Does not reach this machine and its link.
     narrow: Client<Connector, Body>,
 }
@@ -67,11 +69,16 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn new(settings: Arc<Settings>) -> Self {
         let keys = Arc::new(Mutex::new(HashMap::new()));
-        let client = |narrow| {
-            let connector = Connector { settings: Arc::clone(&settings), keys: Arc::clone(&keys), narrow };
+        let client = |reach| {
+            let connector = Connector { settings: Arc::clone(&settings), keys: Arc::clone(&keys), reach };
             Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(60)).build(connector)
         };
-        Self { open: client(false), narrow: client(true), settings: Arc::clone(&settings) }
+        Self {
+            open: client(Reach::All),
+            near: client(Reach::NotLink),
+            narrow: client(Reach::NotMachine),
+            settings: Arc::clone(&settings),
+        }
     }
 
     /// Sends a request, following redirects if it only reads.
@@ -127,8 +134,11 @@ impl Http {
         let request = request
             .body(body)
             .map_err(|error| RegistryError::Protocol { url: ask.url.clone(), why: error.to_string() })?;
-        let is_strange = uri.host() != first.host() && !first.host().is_some_and(names_this_machine);
-        let client = if is_strange { &self.narrow } else { &self.open };
+        let client = match first.host() {
+            host if host == uri.host() => &self.open,
+            Some(host) if names_this_machine(host) => &self.near,
+            _ => &self.narrow,
+        };
         let failed = |reason: String| RegistryError::Unreachable {
             method: capitalized(ask.method.as_str()),
             url: ask.url.clone(),

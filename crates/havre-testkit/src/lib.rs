@@ -4,12 +4,13 @@
 //! same archive, so image ids are stable within a machine.
 //! Not here: the daemon. A test starts its own.
 
+pub mod hostile;
 pub mod image;
 pub mod registry;
 
 use std::path::PathBuf;
 
-pub use image::{ArchiveBuilder, Layer, busybox_archive, debian_archive, layered_archive};
+pub use image::{ArchiveBuilder, Entry, Kind, Layer, busybox_archive, debian_archive, layered_archive};
 
 /// Where expensive fixtures are kept between runs: `HAVRE_TEST_CACHE`, or a folder of the build.
 #[must_use]
