@@ -11,7 +11,7 @@ use havre_registry::{RegistryError, Repository};
 use havre_store::{Limits, Partial, Pending, StoreError};
 use tokio::sync::mpsc;
 
-use super::{PullEvent, Step};
+use super::{PullEvent, Step, Taken};
 use crate::reports::Reports;
 use crate::{ImageError, Images, Result, blocking};
 
@@ -27,6 +27,7 @@ struct Feed<R> {
     partial: Partial,
     /// How much is still to come.
     left: u64,
+    _taken: Taken,
 }
 
 impl<R: Read> Read for Feed<R> {
@@ -57,6 +58,7 @@ impl Images {
         self: &Arc<Self>,
         blob: &Descriptor,
         layer: &Digest,
+        taken: &Taken,
         repository: &Repository<'_>,
         reports: &Reports<PullEvent>,
     ) -> Result<Pending> {
@@ -65,13 +67,13 @@ impl Images {
             partial.restart()?;
         }
         let resumed = partial.have() > 0;
-        match self.attempt(blob, layer, partial, repository, reports).await {
+        match self.attempt(blob, layer, partial, taken, repository, reports).await {
             // What was there from an earlier time may have been damaged with its machine.
             Err(ImageError::Store(error)) if resumed && !matches!(error, StoreError::Write { .. }) => {
                 tracing::debug!(blob = %blob.digest, %error, "starting over");
                 let mut partial = self.content.partial(&blob.digest)?;
                 partial.restart()?;
-                self.attempt(blob, layer, partial, repository, reports).await
+                self.attempt(blob, layer, partial, taken, repository, reports).await
             }
             other => other,
         }
@@ -82,13 +84,15 @@ impl Images {
         blob: &Descriptor,
         layer: &Digest,
         partial: Partial,
+        taken: &Taken,
         repository: &Repository<'_>,
         reports: &Reports<PullEvent>,
     ) -> Result<Pending> {
         let mut have = partial.have();
         let (sender, pieces) = mpsc::channel(WAITING);
         let there = partial.reader()?;
-        let feed = Feed { there, pieces, current: Bytes::new(), partial, left: blob.size - have };
+        let (left, _taken) = (blob.size - have, Arc::clone(taken));
+        let feed = Feed { there, pieces, current: Bytes::new(), partial, left, _taken };
         let images = Arc::clone(self);
         let extraction =
             tokio::spawn(blocking(move || Ok(images.snapshots.extract(feed, Limits::default())?)));

@@ -96,6 +96,10 @@ impl Reports<PullEvent> {
     }
 }
 
+/// Blobs that one pull has for itself, for as long as anything of it goes on: a thread that extracts may outlive the pull
+/// that was given up.
+type Taken = Arc<Vec<tokio::sync::OwnedMutexGuard<()>>>;
+
 /// What pulls share: how many layers come at the same time, and that each comes once.
 #[derive(Debug)]
 pub(crate) struct Downloads {
@@ -119,7 +123,7 @@ impl Downloads {
 
     /// Takes these blobs for one pull: another that wants them too waits, and finds them here then. In the order of their
     /// digests, so that two pulls never wait for each other.
-    async fn take(&self, blobs: &[&Descriptor]) -> Vec<tokio::sync::OwnedMutexGuard<()>> {
+    async fn take(&self, blobs: &[&Descriptor]) -> Taken {
         let locks: Vec<_> = {
             let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
             coming.retain(|_, lock| Arc::strong_count(lock) > 1);
@@ -132,7 +136,7 @@ impl Downloads {
         for lock in locks {
             guards.push(lock.lock_owned().await);
         }
-        guards
+        Arc::new(guards)
     }
 }
 
@@ -216,9 +220,9 @@ impl Images {
             .collect();
         one_layer_each(&missing)?;
         let blobs: Vec<&Descriptor> = missing.iter().map(|(blob, _)| *blob).collect();
-        let _taken = self.downloads.take(&blobs).await;
-        let pending = self.fetch_layers(&missing, repository, reports).await?;
-        self.keep(&plan, pending, reference).await?;
+        let taken = self.downloads.take(&blobs).await;
+        let pending = self.fetch_layers(&missing, &taken, repository, reports).await?;
+        self.keep(&plan, pending, taken, reference).await?;
         let newer = self.name(reference, &named, &plan.id)?;
         reports.tell(done(plan.id, newer)).await;
         Ok(newer)
@@ -311,6 +315,7 @@ impl Images {
     async fn fetch_layers(
         self: &Arc<Self>,
         missing: &[(&Descriptor, &Digest)],
+        taken: &Taken,
         repository: &Repository<'_>,
         reports: &Reports<PullEvent>,
     ) -> Result<Vec<Pending>> {
@@ -328,7 +333,7 @@ impl Images {
                     reports.step(&blob.digest, Step::Waiting).await;
                 }
                 let _place = places.acquire().await;
-                self.fetch_layer(blob, layer, repository, reports).await.map(Some)
+                self.fetch_layer(blob, layer, taken, repository, reports).await.map(Some)
             }));
         }
         Ok(all(work).await?.into_iter().flatten().collect())
@@ -346,7 +351,13 @@ impl Images {
     }
 
     /// Makes the image durable and known.
-    async fn keep(self: &Arc<Self>, plan: &Plan, pending: Vec<Pending>, reference: &Reference) -> Result<()> {
+    async fn keep(
+        self: &Arc<Self>,
+        plan: &Plan,
+        pending: Vec<Pending>,
+        taken: Taken,
+        reference: &Reference,
+    ) -> Result<()> {
         let images = Arc::clone(self);
         let documents: Vec<Bytes> = plan.documents.iter().map(|document| document.bytes.clone()).collect();
         let (id, text, config) = (plan.id.clone(), plan.config_text.clone(), plan.config.clone());
@@ -361,6 +372,10 @@ impl Images {
         let interrupted: Vec<Digest> =
             plan.manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
         crate::blocking(move || {
+            // Of its own: whoever waits for this may go away meanwhile.
+            let (_taken, pins) = (taken, Pins::new(&images));
+            pins.pin(&id);
+            config.rootfs.diff_ids.iter().for_each(|layer| pins.pin(layer));
             // What was kept against an interruption is not written to the disk for nothing.
             for blob in &interrupted {
                 images.content.partial(blob)?.remove()?;
