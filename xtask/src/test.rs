@@ -21,6 +21,11 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("runc", &["runc"]),
     // A peer that drives our runtime.
     ("podman", &["podman"]),
+    // Registries of the tests, the passwords and tokens of those that ask for them, and who else copies images.
+    ("docker-registry", &["docker-registry"]),
+    ("htpasswd", &["apache2-utils"]),
+    ("openssl", &["openssl"]),
+    ("skopeo", &["skopeo"]),
     ("tar", &["tar"]),
     // The languages of other client libraries.
     ("python3", &["python3", "python3-venv"]),

@@ -88,6 +88,9 @@ pub enum ImageError {
     /// There is nothing to push.
     #[error("An image does not exist locally with the tag: {0}")]
     Absent(String),
+    /// There is nothing to push under this tag.
+    #[error("tag does not exist: {0}")]
+    AbsentTag(String),
     /// A document from a registry.
     #[error("invalid document {name} from the registry")]
     Remote {
@@ -123,7 +126,9 @@ impl From<havre_store::ArchiveError> for ImageError {
 impl Classify for ImageError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound(_) | Self::Absent(_) | Self::Missing(_) | Self::Denied(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::Absent(_) | Self::AbsentTag(_) | Self::Missing(_) | Self::Denied(_) => {
+                ErrorKind::NotFound
+            }
             Self::Ambiguous(_)
             | Self::Reference(_)
             | Self::TagWithDigest

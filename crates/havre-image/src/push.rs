@@ -113,8 +113,13 @@ impl Images {
         chosen.sort_by(|a, b| a.0.cmp(&b.0));
         reports.tell(PushEvent::To(spec.reference.name())).await;
         if chosen.is_empty() {
-            let name = if spec.all_tags { spec.reference.familiar_name() } else { spec.reference.familiar() };
-            return Err(ImageError::Absent(name));
+            let name = spec.reference.name();
+            let others = self.state().tags.keys().any(|tag| tag.name() == name);
+            return Err(if others && !spec.all_tags {
+                ImageError::AbsentTag(spec.reference.familiar())
+            } else {
+                ImageError::Absent(spec.reference.familiar_name())
+            });
         }
         let registries = Arc::clone(&self.registries);
         let repository = registries.repository(&spec.reference, Access::Push, spec.credentials.clone()).await;

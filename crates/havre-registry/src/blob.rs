@@ -10,9 +10,8 @@ use crate::http::{self, Ask};
 use crate::repository::{Repository, anywhere};
 use crate::{RegistryError, Result};
 
-/// Fewer bytes than this within `SLOW` count as silence.
+/// Fewer bytes than this in the time that may be silent count as silence.
 const DRIP: u64 = 32 << 10;
-const SLOW: Duration = Duration::from_secs(30);
 
 /// The content of a blob. It ends after exactly as many bytes as were announced; whether they are the right ones is for
 /// the reader to see.
@@ -28,8 +27,10 @@ pub struct Blob<'a> {
     skip: u64,
     /// Times it broke off without having brought anything.
     vain: u32,
-    /// When the present stretch of time began, and where.
-    stretch: (Instant, u64),
+    /// How long was waited for the registry in the present stretch, and where it began.
+    stretch: (Duration, u64),
+    /// Stretches without a break in which hardly anything came.
+    slow: u32,
 }
 
 impl Repository<'_> {
@@ -67,8 +68,8 @@ impl Repository<'_> {
     /// A blob of `size` bytes, from byte `at` on.
     #[must_use]
     pub fn blob(&self, digest: &Digest, size: u64, at: u64) -> Blob<'_> {
-        let stretch = (Instant::now(), at);
-        Blob { repository: self, digest: digest.clone(), size, at, body: None, skip: 0, vain: 0, stretch }
+        let (digest, stretch) = (digest.clone(), (Duration::ZERO, at));
+        Blob { repository: self, digest, size, at, body: None, skip: 0, vain: 0, stretch, slow: 0 }
     }
 }
 
@@ -83,7 +84,11 @@ impl Blob<'_> {
                 Some(body) => body,
                 None => self.open().await?,
             };
-            let broken = match http::piece(&mut body, self.repository.http.settings.silence).await {
+            // Only the registry's time counts: what the reader takes is its own.
+            let began = Instant::now();
+            let next = http::piece(&mut body, self.repository.http.settings.silence).await;
+            self.stretch.0 += began.elapsed();
+            let broken = match next {
                 Ok(Some(mut piece)) => {
                     let left_out = usize::try_from(self.skip).unwrap_or(usize::MAX).min(piece.len());
                     self.skip -= u64::try_from(left_out).unwrap_or(0);
@@ -100,7 +105,13 @@ impl Blob<'_> {
                     self.vain = 0;
                     if self.drips() {
                         // Another connection may be quicker; the next piece comes from it.
-                        self.vain += 1;
+                        self.slow += 1;
+                        if self.slow >= self.repository.http.settings.tries {
+                            return Err(self.lie(format!(
+                                "hardly anything comes any more at byte {} of {}",
+                                self.at, self.size
+                            )));
+                        }
                     } else {
                         self.body = Some(body);
                     }
@@ -115,12 +126,16 @@ impl Blob<'_> {
 
     /// Whether hardly anything comes.
     fn drips(&mut self) -> bool {
-        let (since, from) = self.stretch;
-        if since.elapsed() < SLOW {
+        let (waited, from) = self.stretch;
+        if waited < self.repository.http.settings.silence {
             return false;
         }
-        self.stretch = (Instant::now(), self.at);
-        self.at - from < DRIP && self.at < self.size
+        self.stretch = (Duration::ZERO, self.at);
+        let drips = self.at - from < DRIP && self.at < self.size;
+        if !drips {
+            self.slow = 0;
+        }
+        drips
     }
 
     /// Waits before it is tried again.

@@ -72,18 +72,46 @@ pub(crate) struct Http {
     pub(crate) settings: Arc<Settings>,
     /// Reaches every address.
     open: Client<Connector, Body>,
+    /// Does not reach the link: for what a registry on this machine names.
+    near: Client<Connector, Body>,
     /// Does not reach this machine and its link.
     narrow: Client<Connector, Body>,
+}
+
+/// Which addresses may be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Whatever the user named.
+    All,
+    /// Not those of the link, where clouds keep a machine's secrets.
+    NotLink,
+    /// Nor those of this machine.
+    NotMachine,
+}
+
+impl Reach {
+    fn refuses(self, address: IpAddr) -> bool {
+        match self {
+            Self::All => false,
+            Self::NotLink => is_link(address),
+            Self::NotMachine => is_local(address),
+        }
+    }
 }
 
 impl Http {
     pub(crate) fn new(settings: Arc<Settings>) -> Self {
         let keys = Arc::new(Mutex::new(HashMap::new()));
-        let client = |narrow| {
-            let connector = Connector { settings: Arc::clone(&settings), keys: Arc::clone(&keys), narrow };
+        let client = |reach| {
+            let connector = Connector { settings: Arc::clone(&settings), keys: Arc::clone(&keys), reach };
             Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(60)).build(connector)
         };
-        Self { open: client(false), narrow: client(true), settings: Arc::clone(&settings) }
+        Self {
+            open: client(Reach::All),
+            near: client(Reach::NotLink),
+            narrow: client(Reach::NotMachine),
+            settings: Arc::clone(&settings),
+        }
     }
 
     /// Sends a request, following redirects if it only reads.
@@ -139,8 +167,11 @@ impl Http {
         let request = request
             .body(body)
             .map_err(|error| RegistryError::Protocol { url: ask.url.clone(), why: error.to_string() })?;
-        let is_strange = uri.host() != first.host() && !first.host().is_some_and(names_this_machine);
-        let client = if is_strange { &self.narrow } else { &self.open };
+        let client = match first.host() {
+            host if host == uri.host() => &self.open,
+            Some(host) if names_this_machine(host) => &self.near,
+            _ => &self.narrow,
+        };
         let failed = |reason: String| RegistryError::Unreachable {
             method: capitalized(ask.method.as_str()),
             url: ask.url.clone(),
@@ -299,17 +330,27 @@ fn by_status(status: StatusCode, url: &str) -> String {
     }
 }
 
+/// Addresses of the link: neighbours, and what clouds tell a machine about itself.
+fn is_link(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
 /// Addresses that strangers must not send us to.
 fn is_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
-    }
+    let itself = match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
+    };
+    itself || is_link(address)
 }
 
 fn names_this_machine(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(is_local)
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| is_local(address) && !is_link(address))
 }
 
 /// Makes connections.
@@ -318,7 +359,7 @@ struct Connector {
     settings: Arc<Settings>,
     /// By authority.
     keys: Arc<Mutex<HashMap<(String, bool), Keys>>>,
-    narrow: bool,
+    reach: Reach,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -389,7 +430,7 @@ impl Connector {
             return self.through(proxy, authority, host, port, secure).await;
         }
         let addresses = resolve_host(host, port).await?;
-        if self.narrow && addresses.iter().any(|address| is_local(address.ip())) {
+        if addresses.iter().any(|address| self.reach.refuses(address.ip())) {
             return Err(io::Error::other(format!(
                 "{host} is an address of this machine or its link: not followed there"
             )));
@@ -565,10 +606,18 @@ mod tests {
 
     #[test]
     fn neighbours_are_known() {
-        for host in ["localhost", "127.0.0.1", "169.254.169.254", "[::1]", "[fe80::1]", "[::ffff:127.0.0.1]"]
-        {
+        for host in ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
             assert!(names_this_machine(host), "{host}");
         }
-        assert!(!names_this_machine("10.0.0.1") && !names_this_machine("example.org"));
+        for host in ["10.0.0.1", "example.org", "169.254.169.254", "[fe80::1]"] {
+            assert!(!names_this_machine(host), "{host}");
+        }
+        let refused = |reach: Reach| {
+            let all = ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "10.0.0.1"];
+            all.map(|text| reach.refuses(text.parse().unwrap()))
+        };
+        assert_eq!(refused(Reach::All), [false; 5]);
+        assert_eq!(refused(Reach::NotLink), [false, false, true, true, false]);
+        assert_eq!(refused(Reach::NotMachine), [true, true, true, true, false]);
     }
 }

@@ -4,6 +4,7 @@
 //! same archive, so image ids are stable within a machine.
 //! Not here: the daemon. A test starts its own.
 
+pub mod hostile;
 pub mod image;
 pub mod registry;
 

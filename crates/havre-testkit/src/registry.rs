@@ -100,7 +100,12 @@ pub fn digest(bytes: &[u8]) -> String {
 impl FakeRegistry {
     /// Listens on a free port of loopback.
     pub fn start() -> std::io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::at("127.0.0.1")
+    }
+
+    /// Listens on a free port of an address of this machine.
+    pub fn at(address: &str) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
         let address = listener.local_addr()?;
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::downgrade(&state);

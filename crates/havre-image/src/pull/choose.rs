@@ -1,7 +1,8 @@
 //! Which of the things that a registry offers is the image that is wanted.
 
 use havre_oci::Platform;
-use havre_oci::image::{Descriptor, Index, Manifest, media};
+use havre_oci::image::{Descriptor, Document, Index, Manifest, media};
+use havre_registry::Fetched;
 
 use crate::{ImageError, Result};
 
@@ -19,6 +20,21 @@ pub(super) fn check_type(media_type: &str) -> Result<()> {
         )),
         other => Err(ImageError::Pull(format!("unsupported media type {other}"))),
     }
+}
+
+/// Refuses a document that is called one thing and is the other: two readers would take it for two different images.
+pub(super) fn check_document(document: &Document, fetched: &Fetched) -> Result<()> {
+    let is_index = matches!(document, Document::Index(_));
+    let called_index = matches!(fetched.media_type.as_str(), media::INDEX | media::DOCKER_LIST);
+    let called_manifest = matches!(fetched.media_type.as_str(), media::MANIFEST | media::DOCKER_MANIFEST);
+    if (is_index && called_manifest) || (!is_index && called_index) {
+        let what = if is_index { "an index of images" } else { "a manifest" };
+        return Err(ImageError::Pull(format!(
+            "the registry calls {} {}, but it is {what}",
+            fetched.digest, fetched.media_type
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses what is an artifact, but no image.
@@ -75,8 +91,6 @@ pub(super) fn entry<'a>(index: &'a Index, platform: Option<&Platform>) -> Result
 
 #[cfg(test)]
 mod tests {
-    use havre_oci::image::Document;
-
     use super::*;
 
     fn index(platforms: &[&str]) -> Index {

@@ -62,6 +62,13 @@ pub enum PullEvent {
         /// Whether it was not here before.
         newer: bool,
     },
+    /// All that was asked for is here.
+    End {
+        /// As users write it: with its tag, unless it was all of them.
+        name: String,
+        /// Whether anything was not here before.
+        newer: bool,
+    },
 }
 
 /// What happens to a layer. Bytes are those of the blob.
@@ -171,15 +178,22 @@ impl Images {
     pub async fn pull(self: &Arc<Self>, spec: &PullSpec, reports: &Reports) -> Result<()> {
         let registries = Arc::clone(&self.registries);
         let repository = registries.repository(&spec.reference, Access::Pull, spec.credentials.clone()).await;
-        if !spec.all_tags {
-            return self.pull_one(spec, &spec.reference, &repository, reports).await;
-        }
-        let tags = repository.tags().await.map_err(|error| refused(&spec.reference, error))?;
-        for tag in tags {
-            self.pull_one(spec, &spec.reference.at_tag(&tag)?, &repository, reports).await?;
-        }
+        let (name, newer) = if spec.all_tags {
+            let tags = repository.tags().await.map_err(|error| refused(&spec.reference, error))?;
+            let mut newer = false;
+            for tag in tags {
+                newer |= self.pull_one(spec, &spec.reference.at_tag(&tag)?, &repository, reports).await?;
+            }
+            (spec.reference.familiar_name(), newer)
+        } else {
+            let newer = self.pull_one(spec, &spec.reference, &repository, reports).await?;
+            (spec.reference.familiar(), newer)
+        };
+        reports.tell(PullEvent::End { name, newer }).await;
         Ok(())
     }
+
+    /// Pulls one image; whether it was not here before.
 
     async fn pull_one(
         self: &Arc<Self>,
@@ -187,7 +201,7 @@ impl Images {
         reference: &Reference,
         repository: &Repository<'_>,
         reports: &Reports,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let by_digest = reference.digest().map(ToString::to_string);
         let name = by_digest.or_else(|| reference.tag().map(str::to_owned)).unwrap_or_default();
         let top = repository.manifest(&name).await.map_err(|error| refused(reference, error))?;
@@ -205,7 +219,7 @@ impl Images {
             // Its content is here; only the tag may be new or lead elsewhere.
             let newer = self.name(reference, &named, &image)?;
             reports.tell(done(image, newer)).await;
-            return Ok(());
+            return Ok(newer);
         }
         let plan = self.plan(top, repository, spec.platform.as_ref(), reference).await?;
         let pins = Pins::new(self);
@@ -217,24 +231,34 @@ impl Images {
             let here = self.snapshots.layer(layer).is_some();
             reports.step(&blob.digest, if here { Step::Exists } else { Step::Wanted }).await;
         }
-        let missing: Vec<(&Descriptor, &Digest)> =
-            layers.iter().copied().filter(|(_, layer)| self.snapshots.layer(layer).is_none()).collect();
+        let missing: Vec<(&Descriptor, &Digest)> = layers
+            .iter()
+            .enumerate()
+            .filter(|(at, (blob, layer))| {
+                // The same layer twice comes once; the same blob as two layers cannot be.
+                let before = &layers[..*at];
+                self.snapshots.layer(layer).is_none() && !before.contains(&(*blob, *layer))
+            })
+            .map(|(_, layer)| *layer)
+            .collect();
+        one_layer_each(&missing)?;
         let blobs: Vec<&Descriptor> = missing.iter().map(|(blob, _)| *blob).collect();
         let _taken = self.downloads.take(&blobs).await;
         let pending = self.fetch_layers(&missing, repository, reports).await?;
         self.keep(&plan, pending, reference).await?;
         let newer = self.name(reference, &named, &plan.id)?;
         reports.tell(done(plan.id, newer)).await;
-        Ok(())
+        Ok(newer)
     }
 
-    /// The image that a digest leads to, if all of it is here and it is for the right platform.
+    /// The image that a digest leads to, if all of it is here and it is for the right platform. One for another platform
+    /// than this machine's may have been asked for by name; without that name the index has to be looked at again.
     fn known_as(&self, named: &Reference, platform: Option<&Platform>) -> Option<Digest> {
         let state = self.state();
         let id = state.tags.get(named)?;
         let known = state.images.get(id)?;
-        let wanted = platform.is_none_or(|wanted| known.config.platform().matches(wanted));
-        wanted.then(|| id.clone())
+        let host = Platform::host();
+        known.config.platform().matches(platform.unwrap_or(&host)).then(|| id.clone())
     }
 
     /// Gives an image the name it was pulled by, and that of its digest; whether the name led elsewhere before.
@@ -267,6 +291,7 @@ impl Images {
             choose::check_type(&last.media_type)?;
             let parsed = Document::parse(&last.bytes)
                 .map_err(|source| ImageError::Remote { name: last.digest.to_string(), source })?;
+            choose::check_document(&parsed, last)?;
             match parsed {
                 Document::Manifest(manifest) => break Some(manifest),
                 Document::Index(_) if documents.len() >= choose::DEEPEST => break None,
@@ -336,6 +361,18 @@ impl Images {
         Ok(all(work).await?.into_iter().flatten().collect())
     }
 
+    /// Whether a blob is known to be that layer: it has just been extracted, or was before. What a manifest says of a
+    /// layer that was here already is only its word, and would go into the manifests of images that are pushed.
+    fn is_proved(&self, blob: &Descriptor, layer: &Digest, pending: &[Pending]) -> bool {
+        let extracted =
+            pending.iter().any(|made| made.info.diff_id == *layer && made.blob.0 == blob.digest);
+        let known = || {
+            let state = self.state();
+            state.blobs.get(layer).is_some_and(|all| all.iter().any(|known| known.digest == blob.digest))
+        };
+        extracted || known()
+    }
+
     /// Makes the image durable and known.
     async fn keep(self: &Arc<Self>, plan: &Plan, pending: Vec<Pending>, reference: &Reference) -> Result<()> {
         let images = Arc::clone(self);
@@ -346,6 +383,7 @@ impl Images {
             .layers
             .iter()
             .zip(&plan.config.rootfs.diff_ids)
+            .filter(|(blob, layer)| self.is_proved(blob, layer, &pending))
             .map(|(blob, layer)| (layer.clone(), KnownBlob::of(blob, reference)))
             .collect();
         let interrupted: Vec<Digest> =
@@ -366,6 +404,20 @@ impl Images {
         })
         .await
     }
+}
+
+/// Refuses two different layers made of one blob, and one layer made of two: each comes once.
+fn one_layer_each(missing: &[(&Descriptor, &Digest)]) -> Result<()> {
+    let mut blobs: BTreeMap<&Digest, &Digest> = BTreeMap::new();
+    for (blob, layer) in missing {
+        if let Some(other) = blobs.insert(&blob.digest, layer) {
+            return Err(ImageError::Pull(format!(
+                "the blob {} cannot be two layers, {other} and {layer}",
+                blob.digest
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Waits for all, or for the first failure.

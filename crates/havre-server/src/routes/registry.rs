@@ -204,11 +204,13 @@ pub(crate) async fn pull(server: &Server, call: &Call) -> Handled {
             Step::Downloaded => step(&id, "Download complete", 0, 0),
             Step::Complete => step(&id, "Pull complete", 0, 0),
         }],
-        PullEvent::Done { reference, digest, image: _, newer } => {
-            let name = reference.familiar();
-            happened(&engine, "pull", &name, &reference.familiar_name());
+        PullEvent::Done { reference, digest, image: _, newer: _ } => {
+            happened(&engine, "pull", &reference.familiar(), &reference.familiar_name());
+            vec![status(format!("Digest: {digest}"))]
+        }
+        PullEvent::End { name, newer } => {
             let what = if newer { "Downloaded newer image" } else { "Image is up to date" };
-            vec![status(format!("Digest: {digest}")), status(format!("Status: {what} for {name}"))]
+            vec![status(format!("Status: {what} for {name}"))]
         }
     })
     .await

@@ -31,6 +31,8 @@ mod limits;
 mod live;
 mod private;
 mod reach;
+mod registries;
+mod registry;
 mod run;
 mod silent;
 mod teach;
@@ -61,6 +63,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(reach::ALL)
         .chain(run::ALL)
         .chain(configured::ALL)
+        .chain(registry::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
@@ -78,6 +81,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(endings::ALL)
         .chain(teach::ALL)
         .chain(equal::ALL)
+        .chain(registry::ALONE)
 }
 
 fn main() -> ExitCode {
