@@ -126,7 +126,7 @@ impl Auth {
             (_, Credentials::Registry(token)) => format!("Bearer {token}"),
             (Some(Challenge::Basic), Credentials::Password { user, password }) => basic(user, password),
             (Some(Challenge::Basic), _) => {
-                return Err(RegistryError::Unauthorized("no basic auth credentials".into()));
+                return Err(RegistryError::NoCredentials);
             }
             (Some(Challenge::Bearer { realm, service, scope }), mine) => {
                 let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner).clone();

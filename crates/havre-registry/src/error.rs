@@ -29,6 +29,10 @@ pub enum RegistryError {
     /// It wants to know who asks.
     #[error("{0}")]
     Unauthorized(String),
+    /// It wants a name and a password, and there are none. Not the kind of `Unauthorized`: at that, Docker's client asks
+    /// for a password and tries again, also where nobody can answer.
+    #[error("no basic auth credentials")]
+    NoCredentials,
     /// It said something the protocol does not have.
     #[error("{url}: {why}")]
     Protocol {
@@ -95,7 +99,8 @@ impl Classify for RegistryError {
             },
             Self::Unauthorized(_) => ErrorKind::Unauthorized,
             Self::Setting(_) => ErrorKind::InvalidParameter,
-            Self::Unreachable { .. }
+            Self::NoCredentials
+            | Self::Unreachable { .. }
             | Self::Protocol { .. }
             | Self::Elsewhere { .. }
             | Self::Mismatch { .. }

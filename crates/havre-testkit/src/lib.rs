@@ -10,7 +10,7 @@ pub mod registry;
 
 use std::path::PathBuf;
 
-pub use image::{ArchiveBuilder, Layer, busybox_archive, debian_archive, layered_archive};
+pub use image::{ArchiveBuilder, Entry, Kind, Layer, busybox_archive, debian_archive, layered_archive};
 
 /// Where expensive fixtures are kept between runs: `HAVRE_TEST_CACHE`, or a folder of the build.
 #[must_use]

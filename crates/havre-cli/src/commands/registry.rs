@@ -308,14 +308,14 @@ fn search(app: &App, args: &Args) -> Result<u8, Failure> {
         Some((head, _)) if head.contains(['.', ':']) || head == "localhost" => head,
         _ => HUB,
     };
-    let mut found = app.block(async {
+    let found = app.block(async {
         let auth = credentials::get(app, domain)?;
         let client = app.client().await?;
         Ok::<_, Failure>(client.search(term, args.text("limit"), &args.filters(), &auth).await?)
     })?;
-    found.sort_by_key(|one: &SearchResult| std::cmp::Reverse(one.star_count));
     let mark = |yes: bool| if yes { "[OK]" } else { "" }.to_owned();
-    let rows = found.iter().map(|one| {
+    // In the registry's order: the best match first.
+    let rows = found.iter().map(|one: &SearchResult| {
         let mut description = harmless(&one.description.replace(['\n', '\r'], " "));
         if !args.on("no-trunc") && description.chars().count() > 45 {
             description = description.chars().take(44).collect::<String>() + "…";

@@ -33,6 +33,7 @@ mod private;
 mod reach;
 mod registries;
 mod registry;
+mod registry_hostile;
 mod run;
 mod silent;
 mod teach;
@@ -82,6 +83,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(teach::ALL)
         .chain(equal::ALL)
         .chain(registry::ALONE)
+        .chain(registry_hostile::ALL)
 }
 
 fn main() -> ExitCode {
