@@ -280,7 +280,12 @@ fn info(config: &Config, id: String) -> Info {
         warnings: config.warnings.clone(),
         proxies: config.proxies.clone().map(|url| values::without_password(&url)),
         // With a slash at the end, as Docker shows them.
-        mirrors: config.registries.mirrors.iter().map(|url| format!("{}/", url.trim_end_matches('/'))).collect(),
+        mirrors: config
+            .registries
+            .mirrors
+            .iter()
+            .map(|url| format!("{}/", url.trim_end_matches('/')))
+            .collect(),
         insecure_registries: config.registries.insecure.clone(),
         defaults: config.defaults.clone(),
     }

@@ -177,8 +177,13 @@ pub fn escapes(outside: &str) -> Result<Vec<(&'static str, &'static str, Vec<Vec
     let absolute = outside.to_owned();
     let file = |path: &str| Layer::new().file(path, 0o644, b"escaped")?.finish();
     let hard = |path: &str, target: &str| {
-        let entry =
-            Entry { path: path.into(), link: target.into(), kind: Kind::HardLink, mode: 0o644, ..Entry::default() };
+        let entry = Entry {
+            path: path.into(),
+            link: target.into(),
+            kind: Kind::HardLink,
+            mode: 0o644,
+            ..Entry::default()
+        };
         Layer::new().other(entry)
     };
     let link = |path: &str, target: &str| Layer::new().link(path, target);

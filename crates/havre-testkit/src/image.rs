@@ -9,8 +9,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use havre_oci::image::{ContainerConfig, History, ImageConfig, RootFs};
 use havre_oci::{Digest, Platform};
-pub use havre_store::tar::{Entry, Kind};
 use havre_store::tar::TarWriter;
+pub use havre_store::tar::{Entry, Kind};
 
 /// A layer being put together.
 #[derive(Debug)]

@@ -195,7 +195,6 @@ impl Images {
     }
 
     /// Pulls one image; whether it was not here before.
-
     async fn pull_one(
         self: &Arc<Self>,
         spec: &PullSpec,
@@ -376,8 +375,7 @@ impl Images {
     /// Whether a blob is known to be that layer: it has just been extracted, or was before. What a manifest says of a
     /// layer that was here already is only its word, and would go into the manifests of images that are pushed.
     fn is_proved(&self, blob: &Descriptor, layer: &Digest, pending: &[Pending]) -> bool {
-        let extracted =
-            pending.iter().any(|made| made.info.diff_id == *layer && made.blob.0 == blob.digest);
+        let extracted = pending.iter().any(|made| made.info.diff_id == *layer && made.blob.0 == blob.digest);
         let known = || {
             let state = self.state();
             state.blobs.get(layer).is_some_and(|all| all.iter().any(|known| known.digest == blob.digest))

@@ -76,7 +76,8 @@ impl DebianRegistry {
         let said = lines.by_ref().find(|line| line.contains("listening on "));
         let said = said.unwrap_or_else(|| panic!("docker-registry does not start: {:?}", child.wait()));
         let rest = said.split("listening on ").nth(1).expect("an address");
-        let host: String = rest.chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect();
+        let host: String =
+            rest.chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect();
         // What it says goes nowhere, but must not fill the pipe; ends with the registry.
         std::thread::spawn(move || lines.for_each(drop));
         Some(Self { child, host, folder, certs: None })
@@ -183,7 +184,8 @@ impl Tokens {
                 asked.header("authorization") == known
             };
             if !owner && !(asked.method == "GET" && asked.header("authorization").is_empty()) {
-                let text = r#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#;
+                let text =
+                    r#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#;
                 return Some(Reply::body(401, text));
             }
             let scopes = fields.iter().filter(|(key, _)| key == "scope");

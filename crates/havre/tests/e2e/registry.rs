@@ -70,7 +70,10 @@ fn there_and_back(world: &World, client: &Client) {
     let (name, other) = (registry.name("shop/web:1.2"), registry.name("store/web:3"));
     client.run(&["tag", &local, &name]).exits(0);
     let out = client.run(&["push", &name]).exits(0);
-    assert!(out.starts_with(&format!("The push refers to repository [{}]", registry.name("shop/web"))), "{out}");
+    assert!(
+        out.starts_with(&format!("The push refers to repository [{}]", registry.name("shop/web"))),
+        "{out}"
+    );
     assert_eq!(out.matches(": Pushed").count(), 2, "{out}");
     assert!(out.contains("\n1.2: digest: sha256:") && out.contains(" size: "), "{out}");
     let digest = pushed_digest(&out);
@@ -127,11 +130,17 @@ fn names(world: &World, client: &Client) {
     client.run(&["push", &by_digest]).fails(1, "cannot push a digest reference");
     // The digest's name is the last one.
     let out = client.run(&["rmi", &by_digest]).exits(0);
-    assert!(out.starts_with(&format!("Untagged: {by_digest}")) && out.contains(&format!("Deleted: {id}")), "{out}");
+    assert!(
+        out.starts_with(&format!("Untagged: {by_digest}")) && out.contains(&format!("Deleted: {id}")),
+        "{out}"
+    );
     // Pulled by a tag and by its digest: removing the tag removes both names.
     client.run(&["pull", "-q", &format!("{name}:one")]).exits(0);
     let out = client.run(&["rmi", &format!("{name}:one")]).exits(0);
-    assert!(out.contains(&format!("Untagged: {name}:one")) && out.contains(&format!("Untagged: {by_digest}")), "{out}");
+    assert!(
+        out.contains(&format!("Untagged: {name}:one")) && out.contains(&format!("Untagged: {by_digest}")),
+        "{out}"
+    );
     client.run(&["inspect", &id]).fails(1, "No such");
     // Nothing of a pulled image is dangling as long as it has its tag; without it it is.
     client.run(&["pull", "-q", &by_digest]).exits(0);
@@ -172,7 +181,9 @@ fn all_tags(world: &World, client: &Client) {
 }
 
 fn small(text: &str) -> RemoteImage {
-    RemoteImage::new().layer(&Layer::new().file("own", 0o644, text.as_bytes()).unwrap().finish().unwrap()).unwrap()
+    RemoteImage::new()
+        .layer(&Layer::new().file("own", 0o644, text.as_bytes()).unwrap().finish().unwrap())
+        .unwrap()
 }
 
 fn platforms(_: &World, client: &Client) {
@@ -201,7 +212,10 @@ fn platforms(_: &World, client: &Client) {
     RemoteImage::new().platform(parse("linux/s390x")).put(&registry, "single", "1").unwrap();
     let single = format!("{}/single:1", registry.host());
     let wrong = client.run(&["pull", "--platform", "linux/arm64", &single]);
-    wrong.fails(1, "was found but its platform (linux/s390x) does not match the specified platform (linux/arm64)");
+    wrong.fails(
+        1,
+        "was found but its platform (linux/s390x) does not match the specified platform (linux/arm64)",
+    );
     client.run(&["rmi", &name]).exits(0);
     client.run(&["image", "prune", "-f"]).exits(0);
 }
@@ -254,7 +268,9 @@ fn refusals(world: &World, client: &Client) {
     }
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nobody = format!("127.0.0.1:{port}");
-    client.run(&["pull", &format!("{nobody}/x")]).fails(1, &format!("dial tcp {nobody}: connect: connection refused"));
+    client
+        .run(&["pull", &format!("{nobody}/x")])
+        .fails(1, &format!("dial tcp {nobody}: connect: connection refused"));
     client.run(&["tag", &local, &format!("{nobody}/x")]).exits(0);
     client.run(&["push", &format!("{nobody}/x")]).fails(1, "connection refused");
     let login = client.command(&["login", "-u", "u", "-p", "p", &nobody]).output().unwrap();
@@ -464,7 +480,8 @@ fn mirrors(_: &World, client: &Client) {
     small("hub").put(&mirror, "library/mirrored", "latest").unwrap();
     let json = format!(r#"{{"registry-mirrors":["http://{}"]}}"#, mirror.host());
     let daemon = Private::start("{}", &["-H", "SOCKET"]);
-    let told = |daemon: &Private| daemon.run(client, &["info", "-f", "{{json .RegistryConfig.Mirrors}}"]).exits(0);
+    let told =
+        |daemon: &Private| daemon.run(client, &["info", "-f", "{{json .RegistryConfig.Mirrors}}"]).exits(0);
     std::fs::write(daemon.folder.path().join("daemon.json"), &json).unwrap();
     daemon.signal(rustix::process::Signal::HUP);
     daemon.wait_for("eloaded", 1);
@@ -490,10 +507,14 @@ fn distribution(world: &World, client: &Client) {
     let (status, many) = ask("dist/many:1");
     assert_eq!((status, &many["Descriptor"]["digest"]), (200, &index.into()));
     assert_eq!(many["Descriptor"]["mediaType"], "application/vnd.oci.image.index.v1+json");
-    let all: Vec<_> = many["Platforms"].as_array().unwrap().iter().map(|p| p["architecture"].clone()).collect();
+    let all: Vec<_> =
+        many["Platforms"].as_array().unwrap().iter().map(|p| p["architecture"].clone()).collect();
     assert_eq!(all, ["amd64", "arm"]);
     let (_, single) = ask("dist/one:1");
-    assert_eq!((&single["Descriptor"]["digest"], &single["Platforms"][0]["architecture"]), (&one.into(), &"s390x".into()));
+    assert_eq!(
+        (&single["Descriptor"]["digest"], &single["Platforms"][0]["architecture"]),
+        (&one.into(), &"s390x".into())
+    );
     let (status, error) = ask("dist/none:1");
     assert!(status == 404 && error["message"].as_str().unwrap().contains("manifest unknown"), "{error}");
     let (status, _) = world.api("GET", "/distribution/UPPER/json", "");
@@ -581,8 +602,28 @@ fn others(world: &World, client: &Client) {
     assert_eq!(digest_of(&ours), digest);
     let layout = format!("oci:{}:1", at("layout"));
     let there = registry.name("skopeo/theirs:1");
-    tool("skopeo", &["copy", "-q", "--preserve-digests", "--src-tls-verify=false", &remote(&ours), &format!("dir:{}", at("dir"))]);
-    tool("skopeo", &["copy", "-q", "--preserve-digests", "--dest-tls-verify=false", &format!("dir:{}", at("dir")), &remote(&there)]);
+    tool(
+        "skopeo",
+        &[
+            "copy",
+            "-q",
+            "--preserve-digests",
+            "--src-tls-verify=false",
+            &remote(&ours),
+            &format!("dir:{}", at("dir")),
+        ],
+    );
+    tool(
+        "skopeo",
+        &[
+            "copy",
+            "-q",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+            &format!("dir:{}", at("dir")),
+            &remote(&there),
+        ],
+    );
     assert_eq!(digest_of(&there), digest);
     client.run(&["rmi", "-f", &id]).exits(0);
     let out = client.run(&["pull", &there]).exits(0);

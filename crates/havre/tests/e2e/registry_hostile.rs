@@ -196,12 +196,18 @@ fn attributes(_: &World, client: &Client) {
     let diff = digest(&layer);
     field.put("marked:1", with_shell().layer(&layer).unwrap());
     field.run(&["pull", "-q", &field.name("marked:1")]).exits(0);
-    let root = Path::new(&field.daemon.path("data")).join("snapshots/layers").join(diff.trim_start_matches("sha256:"));
+    let root = Path::new(&field.daemon.path("data"))
+        .join("snapshots/layers")
+        .join(diff.trim_start_matches("sha256:"));
     for path in ["fs/marked", "fs/marked/file"] {
         let mut list = vec![0; 4096];
         let length = rustix::fs::listxattr(root.join(path), &mut list[..]).unwrap();
-        let found: Vec<&[u8]> = list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
-        assert!(!found.iter().any(|name| String::from_utf8_lossy(name).contains("overlay")), "{path}: {found:?}");
+        let found: Vec<&[u8]> =
+            list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
+        assert!(
+            !found.iter().any(|name| String::from_utf8_lossy(name).contains("overlay")),
+            "{path}: {found:?}"
+        );
         assert!(found.contains(&&b"user.kept"[..]), "{path}: {found:?}");
     }
     field.remove("marked:1");
@@ -209,7 +215,8 @@ fn attributes(_: &World, client: &Client) {
 
 fn devices(_: &World, client: &Client) {
     let field = Field::open(client);
-    let node = |path: &str, kind, device| Entry { path: path.into(), kind, mode: 0o666, device, ..Entry::default() };
+    let node =
+        |path: &str, kind, device| Entry { path: path.into(), kind, mode: 0o666, device, ..Entry::default() };
     let layer = Layer::new()
         .other(node("memory", Kind::Character, (1, 1)))
         .and_then(|layer| layer.other(node("disk", Kind::Block, (8, 0))))
@@ -250,8 +257,6 @@ fn bombs(_: &World, client: &Client) {
 
 fn documents(_: &World, client: &Client) {
     let field = Field::open(client);
-    let large = |_: &mut serde_json::Value| ();
-    field.put("good:1", with_shell().config(large));
     field.registry.manifest("manifest", "1", media::MANIFEST, vec![b' '; 5 << 20]);
     field.refused("manifest:1", "larger than 4194304 bytes");
     // One that does not end: it is not read to its end.
@@ -274,7 +279,8 @@ fn documents(_: &World, client: &Client) {
         let text = index.to_string();
         let (size, name) = (text.len(), digest(text.as_bytes()));
         field.registry.manifest("deep", &format!("d{depth}"), media::INDEX, text);
-        last = json!({ "mediaType": media::INDEX, "size": size, "digest": name, "platform": Platform::host() });
+        last =
+            json!({ "mediaType": media::INDEX, "size": size, "digest": name, "platform": Platform::host() });
     }
     field.refused("deep:d7", "nothing but further indexes");
 }
@@ -288,13 +294,25 @@ fn mismatches(_: &World, client: &Client) {
     // Another blob than asked for; a shorter one; one with something behind its end.
     let blob = gzip(&good).unwrap();
     let lies: [(&str, Vec<u8>, &str); 3] = [
-        ("content", { let mut bytes = blob.clone(); let end = bytes.len() - 20; bytes[end] ^= 1; bytes }, ""),
+        (
+            "content",
+            {
+                let mut bytes = blob.clone();
+                let end = bytes.len() - 20;
+                bytes[end] ^= 1;
+                bytes
+            },
+            "",
+        ),
         ("short", blob[..blob.len() - 1].to_vec(), "bytes, not"),
         ("long", [blob.clone(), b"more".to_vec()].concat(), "bytes, not"),
     ];
     for (name, bytes, words) in lies {
         let wanted = digest(&blob);
-        field.put(&format!("{name}:1"), RemoteImage::new().blob(media::LAYER_GZIP, blob.clone(), &digest(&good)));
+        field.put(
+            &format!("{name}:1"),
+            RemoteImage::new().blob(media::LAYER_GZIP, blob.clone(), &digest(&good)),
+        );
         field.registry.lie(move |asked| {
             asked.path.contains(&format!("/{name}/blobs/{wanted}")).then(|| Reply::body(200, bytes.clone()))
         });
@@ -316,7 +334,10 @@ fn mismatches(_: &World, client: &Client) {
         asked.path.contains("/manifest/manifests/").then(other)
     });
     let by_digest = format!("manifest@{name}");
-    field.refused(&by_digest, &format!("manifest verification failed: expected {name}, got {}", digest(b"{}")));
+    field.refused(
+        &by_digest,
+        &format!("manifest verification failed: expected {name}, got {}", digest(b"{}")),
+    );
     field.registry.lie(|_| None);
     // Two layers that are one blob, and more layers here than there.
     let two = RemoteImage::new().blob(media::LAYER_GZIP, blob.clone(), &digest(&good));
@@ -339,7 +360,9 @@ fn mismatches(_: &World, client: &Client) {
         serde_json::from_slice(&field.registry.document("own", "1").unwrap()).unwrap();
     assert_eq!(manifest["layers"][0]["digest"], digest(&blob));
     for name in ["poison:1", "honest:1"] {
-        field.run(&["rmi", "-f", &field.run(&["inspect", "-f", "{{.Id}}", &field.name(name)]).exits(0)]).exits(0);
+        field
+            .run(&["rmi", "-f", &field.run(&["inspect", "-f", "{{.Id}}", &field.name(name)]).exits(0)])
+            .exits(0);
     }
     field.unchanged("poison");
 }
@@ -385,7 +408,8 @@ fn neighbours(_: &World, client: &Client) {
     // A layer that says where else it is: nobody goes there.
     let url = format!("http://{}/blob", other.host());
     let foreign = RemoteImage::new().layer(&small()).unwrap().manifest(move |manifest| {
-        manifest["layers"][0]["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip".into();
+        manifest["layers"][0]["mediaType"] =
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip".into();
         manifest["layers"][0]["urls"] = json!([url]);
         manifest["layers"][0]["digest"] = digest(b"not here").into();
     });
@@ -498,7 +522,8 @@ fn moved(_: &World, client: &Client) {
     let ran = field.run(&["run", "--rm", "--network", "none", &name, "cat", "/own"]);
     assert!(ran.err.contains(&format!("Digest: {first}")), "{ran:?}");
     assert_eq!(ran.exits(0), "first");
-    let tags: usize = field.registry.asked().iter().filter(|asked| asked.path.ends_with("/manifests/1")).count();
+    let tags: usize =
+        field.registry.asked().iter().filter(|asked| asked.path.ends_with("/manifests/1")).count();
     assert_eq!(tags, 1);
     // The next pull sees that it moved, and says so.
     let out = field.run(&["pull", &name]).exits(0);
@@ -514,7 +539,11 @@ fn numbers(_: &World, client: &Client) {
     // More layers than a mount takes; none of them is fetched.
     let mut many = RemoteImage::new();
     for number in 0..501 {
-        many = many.blob(media::LAYER, tar.clone(), &digest(&[u8::try_from(number % 256).unwrap(), u8::from(number > 255)]));
+        many = many.blob(
+            media::LAYER,
+            tar.clone(),
+            &digest(&[u8::try_from(number % 256).unwrap(), u8::from(number > 255)]),
+        );
     }
     field.put("many:1", many);
     drop(field.registry.asked());
@@ -614,7 +643,10 @@ fn machines(_: &World, client: &Client) {
     field.put("other:1", RemoteImage::new().layer(&layer).unwrap().platform(other));
     field.run(&["pull", "-q", &field.name("other:1")]).exits(0);
     let ran = field.container("other:1", "true");
-    let said = format!("platform (linux/s390x) does not match the detected host platform (linux/{}", host.architecture);
+    let said = format!(
+        "platform (linux/s390x) does not match the detected host platform (linux/{}",
+        host.architecture
+    );
     assert!(ran.code != 0 && ran.err.contains(&said), "{ran:?}");
     field.remove("other:1");
     field.put("windows:1", with_shell().config(|config| config["os"] = "windows".into()));

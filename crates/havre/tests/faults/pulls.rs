@@ -38,7 +38,8 @@ fn put(registry: &FakeRegistry, number: u64) {
 
 /// Of an image that is there everything is there.
 fn check(world: &World, name: &str) {
-    let list = ["run", "--rm", "--pull", "never", "--network", "none", name, "sh", "-c", "cat first second | wc -c"];
+    let list =
+        ["run", "--rm", "--pull", "never", "--network", "none", name, "sh", "-c", "cat first second | wc -c"];
     assert_eq!(world.must(&list), "1800000\n", "{name}");
 }
 
@@ -128,8 +129,11 @@ pub(crate) fn resumed_pull(world: &Arc<World>) {
     drop(registry.asked());
     world.must(&["pull", "-q", &name]);
     let asked = registry.asked();
-    let ranges: Vec<&str> =
-        asked.iter().filter(|asked| asked.path.ends_with(&is_it)).map(|asked| asked.header("range")).collect();
+    let ranges: Vec<&str> = asked
+        .iter()
+        .filter(|asked| asked.path.ends_with(&is_it))
+        .map(|asked| asked.header("range"))
+        .collect();
     assert_eq!(ranges, [format!("bytes={}-{}", length / 2, length - 1)]);
     let count = ["run", "--rm", "--network", "none", &name, "sh", "-c", "cat large | wc -c"];
     assert_eq!(world.must(&count), "600000\n");
