@@ -279,7 +279,13 @@ fn info(config: &Config, id: String) -> Info {
         oldest: config.oldest,
         warnings: config.warnings.clone(),
         proxies: config.proxies.clone().map(|url| values::without_password(&url)),
-        mirrors: config.registries.mirrors.clone(),
+        // With a slash at the end, as Docker shows them.
+        mirrors: config
+            .registries
+            .mirrors
+            .iter()
+            .map(|url| format!("{}/", url.trim_end_matches('/')))
+            .collect(),
         insecure_registries: config.registries.insecure.clone(),
         defaults: config.defaults.clone(),
     }

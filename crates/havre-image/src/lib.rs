@@ -24,7 +24,7 @@ mod reports;
 mod save;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -268,7 +268,11 @@ impl Images {
         if layers.is_empty() {
             return vec![self.empty.clone()];
         }
-        layers.iter().rev().map(|layer| self.snapshots.layer_path(layer)).collect()
+        // Overlayfs takes no folder twice (ELOOP). Of a layer that is there again everything is in the upper one already,
+        // and what it hides is hidden from there.
+        let mut seen = BTreeSet::new();
+        let topmost = layers.iter().rev().filter(|layer| seen.insert(*layer));
+        topmost.map(|layer| self.snapshots.layer_path(layer)).collect()
     }
 
     /// How an image came to be, newest step first.

@@ -107,10 +107,8 @@ impl Blob<'_> {
                         // Another connection may be quicker; the next piece comes from it.
                         self.slow += 1;
                         if self.slow >= self.repository.http.settings.tries {
-                            return Err(self.lie(format!(
-                                "hardly anything comes any more at byte {} of {}",
-                                self.at, self.size
-                            )));
+                            let why = "hardly anything comes any more";
+                            return Err(self.broke_off(format!("{why} at byte {} of {}", self.at, self.size)));
                         }
                     } else {
                         self.body = Some(body);
@@ -143,9 +141,8 @@ impl Blob<'_> {
         self.vain += 1;
         let settings = &self.repository.http.settings;
         if self.vain >= settings.tries {
-            return Err(
-                self.lie(format!("{broken} at byte {} of {}, {} times", self.at, self.size, self.vain))
-            );
+            let why = format!("{broken} at byte {} of {}, {} times", self.at, self.size, self.vain);
+            return Err(self.broke_off(why));
         }
         tracing::debug!(blob = %self.digest, at = self.at, broken, "going on where it broke off");
         tokio::time::sleep(settings.pause * 2_u32.saturating_pow(self.vain - 1)).await;
@@ -182,6 +179,10 @@ impl Blob<'_> {
         // The registry does not know ranges: what we have is skipped.
         self.skip = at;
         Ok(answer.into_body())
+    }
+
+    fn broke_off(&self, why: String) -> RegistryError {
+        RegistryError::BrokeOff { url: format!("blob {}", self.digest), why }
     }
 
     fn lie(&self, why: String) -> RegistryError {

@@ -41,6 +41,14 @@ pub enum RegistryError {
         /// What is wrong with the answer.
         why: String,
     },
+    /// It broke off again and again; what has come is good as far as it goes.
+    #[error("{url}: {why}")]
+    BrokeOff {
+        /// What was asked.
+        url: String,
+        /// How.
+        why: String,
+    },
     /// It points to where we do not go.
     #[error("refused to follow {from} to {to}: {why}")]
     Elsewhere {
@@ -76,6 +84,12 @@ impl RegistryError {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
+    /// Whether a transfer was only interrupted, so that it can go on later from where it is.
+    #[must_use]
+    pub const fn is_interruption(&self) -> bool {
+        matches!(self, Self::BrokeOff { .. }) || self.is_temporary()
+    }
+
     /// Whether another endpoint, or another time, may answer better.
     pub(crate) const fn is_temporary(&self) -> bool {
         match self {
@@ -102,6 +116,7 @@ impl Classify for RegistryError {
             Self::NoCredentials
             | Self::Unreachable { .. }
             | Self::Protocol { .. }
+            | Self::BrokeOff { .. }
             | Self::Elsewhere { .. }
             | Self::Mismatch { .. }
             | Self::Source(_) => ErrorKind::Internal,

@@ -139,7 +139,9 @@ pub(crate) struct Tour<'a> {
     repository: &'a Repository<'a>,
     order: Vec<usize>,
     at: usize,
-    failed: Option<RegistryError>,
+    /// By the last endpoint in the order of preference, whichever was asked first: of two ways to a registry, that is the
+    /// one without TLS, which says what is wrong where there is none.
+    failed: Option<(usize, RegistryError)>,
 }
 
 impl<'a> Tour<'a> {
@@ -169,14 +171,17 @@ impl<'a> Tour<'a> {
                 if !endpoint.mirror && !matches!(error, RegistryError::Unreachable { .. }) {
                     self.at = self.order.len();
                 }
-                self.failed = Some(error);
+                if self.failed.as_ref().is_none_or(|(other, _)| *other <= at) {
+                    self.failed = Some((at, error));
+                }
                 None
             }
         }
     }
 
     pub(crate) fn failed(self) -> RegistryError {
-        self.failed.unwrap_or_else(|| RegistryError::Setting("there is no endpoint to ask".into()))
+        let none = || RegistryError::Setting("there is no endpoint to ask".into());
+        self.failed.map_or_else(none, |(_, error)| error)
     }
 }
 

@@ -182,6 +182,13 @@ impl Content {
     }
 }
 
+impl Content {
+    /// Removes what broke off and was not asked for again for long.
+    pub fn remove_old_partials(&self) {
+        folder::remove_older(&self.partial, PATIENCE);
+    }
+}
+
 impl Partial {
     /// How much is there.
     #[must_use]

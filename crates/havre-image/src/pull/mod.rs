@@ -154,6 +154,7 @@ struct Plan {
 impl Images {
     /// Pulls images. Dropping the future gives it up.
     pub async fn pull(self: &Arc<Self>, spec: &PullSpec, reports: &Reports<PullEvent>) -> Result<()> {
+        self.content.remove_old_partials();
         let registries = Arc::clone(&self.registries);
         let repository = registries.repository(&spec.reference, Access::Pull, spec.credentials.clone()).await;
         let (name, newer) = if spec.all_tags {
@@ -221,7 +222,18 @@ impl Images {
         one_layer_each(&missing)?;
         let blobs: Vec<&Descriptor> = missing.iter().map(|(blob, _)| *blob).collect();
         let taken = self.downloads.take(&blobs).await;
-        let pending = self.fetch_layers(&missing, &taken, repository, reports).await?;
+        let pending = match self.fetch_layers(&missing, &taken, repository, reports).await {
+            Ok(pending) => pending,
+            Err(error) => {
+                // Only what can go on is worth keeping.
+                if !matches!(&error, ImageError::Registry(error) if error.is_interruption()) {
+                    for blob in &blobs {
+                        self.content.partial(&blob.digest)?.remove()?;
+                    }
+                }
+                return Err(error);
+            }
+        };
         self.keep(&plan, pending, taken, reference).await?;
         let newer = self.name(reference, &named, &plan.id)?;
         reports.tell(done(plan.id, newer)).await;

@@ -4,6 +4,7 @@
 
 mod archives;
 mod names;
+mod transfers;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use havre_store::tar::{Entry, Kind, TarWriter};
 
 pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
-    pub(crate) images: Images,
+    pub(crate) images: Arc<Images>,
 }
 
 pub(crate) fn world() -> World {
@@ -26,10 +27,11 @@ pub(crate) fn world() -> World {
     World { folder, images }
 }
 
-fn open(folder: &Path) -> Images {
-    let registries = Registries::new(Settings { certs: folder.into(), ..Settings::default() });
+fn open(folder: &Path) -> Arc<Images> {
+    let pause = std::time::Duration::from_millis(1);
+    let registries = Registries::new(Settings { certs: folder.into(), pause, ..Settings::default() });
     let db = Arc::new(Db::open(&folder.join("state.db")).unwrap());
-    Images::open(folder, db, Arc::new(registries)).unwrap()
+    Arc::new(Images::open(folder, db, Arc::new(registries)).unwrap())
 }
 
 impl World {

@@ -1,5 +1,7 @@
 //! Answers that are not true.
 
+use std::time::Duration;
+
 use havre_oci::Digest;
 use havre_oci::image::{MAX_DOCUMENT, media};
 use havre_registry::{Access, Registries, RegistryError};
@@ -109,5 +111,24 @@ fn pages_of_tags_end() {
             Some(page.with("Link", "</v2/a/b/tags/list?last=a>; rel=\"next\""))
         });
         assert!(told(&repository.tags().await.unwrap_err()).contains("has no end"));
+    });
+}
+
+#[test]
+fn i16_a_blob_that_drips_is_given_up() {
+    let registry = FakeRegistry::start().unwrap();
+    let content = vec![7; 100_000];
+    let blob = Digest::parse(&registry.blob(content.clone())).unwrap();
+    registry.lie(move |asked| {
+        // Never silent for as long as would be noticed, and never done.
+        let drip = Some((10, Duration::from_millis(50)));
+        asked.path.contains("/blobs/").then(|| Reply { drip, ..Reply::body(200, content.clone()) })
+    });
+    let registries = Registries::new(quick());
+    run(async {
+        let repository = at(&registries, &registry, Access::Pull).await;
+        let error = repository.small_blob(&blob, 100_000, 1 << 20).await.unwrap_err();
+        assert!(told(&error).contains("hardly anything comes any more"), "{error}");
+        assert!(error.is_interruption(), "what has come is good");
     });
 }

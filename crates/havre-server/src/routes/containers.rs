@@ -57,9 +57,9 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
     let version = call.version;
     // Before anything is refused: a client that still sends may not read why.
     let mut request = body::read_create(call.request.into_body()).await?;
-    if let Some(platform) = platform {
+    if let Some(platform) = &platform {
         let wanted =
-            havre_oci::Platform::parse(&platform).map_err(|error| Refusal::invalid(error.to_string()))?;
+            havre_oci::Platform::parse(platform).map_err(|error| Refusal::invalid(error.to_string()))?;
         if !havre_oci::Platform::host().matches(&wanted) {
             return Err(Refusal::not_yet(&format!("running images of platform {platform} on this machine")));
         }
@@ -68,17 +68,23 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
     let converted =
         convert::create(&server.engine.containers, &server.info().defaults, name.as_deref(), request)?;
     let mut warnings = converted.warnings;
-    warnings.extend(image_warnings(server, &converted.wanted.spec.image));
+    warnings.extend(image_warnings(server, &converted.wanted.spec.image, platform.is_some()));
     let id = server.engine.containers.create(converted.wanted).await?;
     let answer = CreateResponse { id: id.to_string(), warnings };
     Ok(body::json_bytes(StatusCode::CREATED, &answer))
 }
 
 /// What an image asks for that waits to be built. It may run without; the user is told.
-fn image_warnings(server: &Server, name: &str) -> Vec<String> {
+fn image_warnings(server: &Server, name: &str, platform_named: bool) -> Vec<String> {
     let Ok(image) = server.engine.images.resolve(name) else { return Vec::new() };
     let config = &image.config.config;
     let mut warnings = Vec::new();
+    let (made_for, host) = (image.config.platform(), havre_oci::Platform::host());
+    if !platform_named && !made_for.matches(&host) {
+        warnings.push(format!(
+            "The requested image's platform ({made_for}) does not match the detected host platform ({host}) and no specific platform was requested"
+        ));
+    }
     if !config.volumes.is_empty() {
         let paths: Vec<&str> = config.volumes.keys().map(String::as_str).collect();
         warnings.push(format!(

@@ -257,6 +257,25 @@ impl World {
         found
     }
 
+    /// Waits until no more and no less is kept of images: what is removed is deleted behind.
+    pub(crate) fn await_stored(&self, expected: &[PathBuf]) {
+        let end = Instant::now() + PATIENCE;
+        while self.stored() != expected {
+            assert!(Instant::now() < end, "{:#?} is not {expected:#?}", self.stored());
+            self.pause(Duration::from_millis(50));
+        }
+    }
+
+    /// The length of a file below the world's folder; none has none.
+    pub(crate) fn length(&self, name: &str) -> u64 {
+        std::fs::metadata(self.path(name)).map_or(0, |meta| meta.len())
+    }
+
+    /// The path of a file of a test's own.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
     /// A folder with so many small files.
     pub(crate) fn tree(&self, files: usize) -> PathBuf {
         let folder = self.path("tree");
