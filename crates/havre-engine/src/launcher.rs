@@ -51,6 +51,7 @@ pub(crate) struct Launcher {
     db: Arc<Db>,
     filters: Filters,
     pub(crate) reaper: Reaper,
+    pub(crate) checking: crate::fsck::Checking,
     facts: Facts,
     /// Processes and threads of a container that says nothing of them.
     most_processes: Option<LinuxPids>,
@@ -87,6 +88,7 @@ impl Launcher {
             db,
             filters: Filters::default(),
             reaper: Reaper::default(),
+            checking: crate::fsck::Checking::default(),
             facts,
             most_processes: most_processes(),
             sources: Sources::default(),

@@ -13,6 +13,7 @@ mod etc;
 mod events;
 mod files;
 mod filters;
+mod fsck;
 mod index;
 mod launcher;
 mod link;

@@ -93,6 +93,15 @@ impl StoreError {
         Self::Write { path: path.into(), source: Arc::new(source.into()) }
     }
 
+    /// Whether a want of the machine's (descriptors, memory, rights) says nothing of what is stored.
+    #[must_use]
+    pub fn is_of_the_machine(&self) -> bool {
+        use rustix::io::Errno;
+        let (Self::Read { source, .. } | Self::Write { source, .. }) = self else { return false };
+        let wants = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
+        wants.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
     pub(crate) fn read(path: &Path, source: impl Into<io::Error>) -> Self {
         Self::Read { path: path.into(), source: Arc::new(source.into()) }
     }

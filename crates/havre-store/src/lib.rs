@@ -5,6 +5,7 @@
 //! Not here: names, tags, registries, containers.
 
 mod capture;
+mod check;
 pub mod content;
 pub mod db;
 mod error;
@@ -15,6 +16,7 @@ pub mod snapshot;
 pub mod stream;
 pub use havre_archive::{ArchiveError, tar};
 
+pub use check::{Leftover, Verified};
 pub use content::{BlobWriter, Content, Partial};
 pub use db::{Batch, Db, Table};
 pub use error::StoreError;

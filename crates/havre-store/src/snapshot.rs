@@ -11,6 +11,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use havre_base::ContainerId;
 use havre_oci::{Digest, Digester};
@@ -29,6 +30,8 @@ pub struct Snapshots {
     trash: PathBuf,
     /// Deletes what is in the trash. Unbounded, but of paths that are on disk already.
     janitor: Sender<PathBuf>,
+    /// What the janitor could not delete. Held to add a path or to copy the list.
+    stuck: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 /// What is known of a layer.
@@ -89,17 +92,21 @@ impl Snapshots {
                 let _queued = janitor.send(old.join(name));
             }
         }
+        let stuck = Arc::<Mutex<Vec<PathBuf>>>::default();
+        let of_janitor = Arc::clone(&stuck);
         std::thread::Builder::new()
             .name("janitor".into())
             .stack_size(256 << 10)
             .spawn(move || {
                 for path in work {
-                    // What cannot be deleted now is tried again at the next start.
-                    let _later = folder::remove(&path);
+                    // What cannot be deleted now is tried again by a check and at the next start.
+                    if folder::remove(&path).is_err() {
+                        of_janitor.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+                    }
                 }
             })
             .map_err(|e| StoreError::write(root, e))?;
-        Ok(Self { layers, containers, temporary, trash, janitor })
+        Ok(Self { layers, containers, temporary, trash, janitor, stuck })
     }
 
     /// A folder with nothing in it, for what needs a lower layer and has none.
@@ -235,6 +242,38 @@ impl Snapshots {
     #[must_use]
     pub fn writables(&self) -> Vec<ContainerId> {
         folder::names(&self.containers).iter().filter_map(|name| ContainerId::parse(name).ok()).collect()
+    }
+
+    /// Folders of layers and writable layers that are none, and what was not deleted.
+    pub(crate) fn strays(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut found = Vec::new();
+        let known = |name: &str| name == "empty" || Digest::from_hex(name).is_some();
+        for name in folder::names(&self.layers).iter().filter(|name| !known(name)) {
+            found.push(("what is no layer", self.layers.join(name)));
+        }
+        for name in folder::names(&self.containers).iter().filter(|name| ContainerId::parse(name).is_err()) {
+            found.push(("what is no container's layer", self.containers.join(name)));
+        }
+        for (what, parent) in [("a half-made layer", &self.temporary), ("what was removed", &self.trash)] {
+            for name in folder::names(parent).iter().filter(|name| !folder::is_ours(name)) {
+                found.push((what, parent.join(name)));
+            }
+        }
+        let stuck = std::mem::take(&mut *self.stuck.lock().unwrap_or_else(PoisonError::into_inner));
+        for path in stuck {
+            if path.symlink_metadata().is_ok() {
+                self.stuck.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+                found.push(("what could not be deleted", path));
+            }
+        }
+        found
+    }
+
+    /// Whether both folders of a container's writable layer are there.
+    #[must_use]
+    pub fn is_writable_whole(&self, container: &ContainerId) -> bool {
+        let path = self.containers.join(container.as_str());
+        ["fs", "work"].iter().all(|name| path.join(name).is_dir())
     }
 
     /// Out of sight at once, deleted behind.

@@ -311,7 +311,7 @@ pub(crate) async fn remove(server: &Server, call: &Call, name: &str) -> Handled 
 }
 
 /// Tells listeners and the client what was removed.
-fn gone(engine: &Engine, removed: Vec<Removed>) -> Vec<DeleteResponse> {
+pub(super) fn gone(engine: &Engine, removed: Vec<Removed>) -> Vec<DeleteResponse> {
     let deleted = |id: Digest| DeleteResponse { deleted: id.to_string(), ..DeleteResponse::default() };
     let entry = |one: Removed| match one {
         Removed::Untagged { name, image } => {

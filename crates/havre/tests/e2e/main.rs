@@ -25,6 +25,7 @@ mod external;
 mod files;
 mod files_hostile;
 mod flags;
+mod fsck;
 mod hostile;
 mod images;
 mod limits;
@@ -78,6 +79,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(endings::ALL)
         .chain(teach::ALL)
         .chain(equal::ALL)
+        .chain(fsck::ALL)
 }
 
 fn main() -> ExitCode {
