@@ -83,6 +83,9 @@ pub enum StoreError {
         /// As it is.
         found: Digest,
     },
+    /// A storage driver cannot be used.
+    #[error("{0}")]
+    Driver(String),
     /// An archive is not as it should be.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -118,7 +121,7 @@ impl Classify for StoreError {
             | Self::Encode(_) => ErrorKind::Internal,
             Self::InUse(_) | Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Missing(_) => ErrorKind::NotFound,
-            Self::Mismatch { .. } => ErrorKind::InvalidParameter,
+            Self::Mismatch { .. } | Self::Driver(_) => ErrorKind::InvalidParameter,
             Self::Archive(error) => error.kind(),
         }
     }

@@ -154,6 +154,7 @@ impl Repair<'_, '_> {
         for layer in known.config.rootfs.diff_ids.iter().filter(|layer| !state.layer_is_needed(layer)) {
             images.snapshots.remove_layer(layer)?;
         }
+        images.drop_trees(state)?;
         for content in known.record.documents.iter().chain([id]) {
             if !state.content_is_needed(content) {
                 images.content.remove(content)?;
@@ -243,7 +244,7 @@ impl Repair<'_, '_> {
         for container in all {
             match (self.spec.life)(&container) {
                 None => {
-                    let bytes = images.snapshots.written(&container);
+                    let bytes = images.written(&container);
                     if self.spec.repair {
                         images.remove_writable(&container)?;
                     }
@@ -263,7 +264,8 @@ impl Repair<'_, '_> {
                 {
                     let kept = life.running.then(|| in_use(&life.name));
                     if self.spec.repair && kept.is_none() {
-                        images.snapshots.create_writable(&container)?;
+                        let layers = images.state().writables.get(&container).cloned().unwrap_or_default();
+                        images.snapshots.create_writable(&container, &layers)?;
                     }
                     let outcome = self.outcome(kept);
                     self.tell(Finding {

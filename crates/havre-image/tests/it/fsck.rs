@@ -117,7 +117,7 @@ fn what_a_running_container_stands_on_stays_and_a_stopped_one_waits_for_its_imag
     let (world, archive) = app();
     let image = world.images.resolve("app:1").unwrap().id;
     let writable = world.images.create_writable(&container(), &image).unwrap();
-    std::fs::write(writable.upper.join("own"), b"data").unwrap();
+    std::fs::write(writable.folder().join("own"), b"data").unwrap();
     let (_, layer) = layer_of(&world, 0);
     std::fs::write(layer.join("fs/a"), b"2").unwrap();
     let found = check_with(&world, true, Some(true));
@@ -137,7 +137,7 @@ fn what_a_running_container_stands_on_stays_and_a_stopped_one_waits_for_its_imag
     world.load(&archive).unwrap();
     assert_eq!(check_with(&world, false, Some(false)), []);
     assert_eq!(std::fs::read(layer.join("fs/a")).unwrap(), b"1");
-    assert_eq!(std::fs::read(writable.upper.join("own")).unwrap(), b"data");
+    assert_eq!(std::fs::read(writable.folder().join("own")).unwrap(), b"data");
 }
 
 #[test]
@@ -145,15 +145,15 @@ fn writable_layers_and_containers_belong_together() {
     let (world, _) = app();
     let image = world.images.resolve("app:1").unwrap().id;
     let writable = world.images.create_writable(&container(), &image).unwrap();
-    std::fs::remove_dir_all(&writable.upper).unwrap();
+    std::fs::remove_dir_all(writable.folder()).unwrap();
     assert_eq!(brief(&check_with(&world, true, Some(true))), [("container", true, false)]);
     assert_eq!(brief(&check_with(&world, true, Some(false))), [("container", true, true)]);
-    assert!(writable.upper.is_dir() && check_with(&world, false, Some(false)).is_empty());
-    std::fs::write(writable.upper.join("own"), b"data").unwrap();
+    assert!(writable.folder().is_dir() && check_with(&world, false, Some(false)).is_empty());
+    std::fs::write(writable.folder().join("own"), b"data").unwrap();
     let found = check(&world, false);
     assert_eq!((brief(&found), found[0].bytes), (vec![("leftover", false, false)], 4));
     assert_eq!(brief(&check(&world, true)), [("leftover", false, true)]);
-    assert!(!writable.upper.exists() && check(&world, false).is_empty());
+    assert!(!writable.folder().exists() && check(&world, false).is_empty());
 }
 
 #[test]

@@ -25,17 +25,15 @@ fn fsck(_: &World, client: &Client) {
     run(&["run", "--name", "old", "--network", "none", "busybox", "true"]).exits(0);
     let file = busybox(&daemon);
     let whole = std::fs::read(&file).unwrap();
-    // A second file, so that what runs is not the one that is damaged.
     let stray = Path::new(&daemon.path("data")).join("containers").join("f".repeat(64));
     std::fs::create_dir(&stray).unwrap();
-    let link = file.with_file_name("wc");
-    assert!(link.symlink_metadata().is_ok());
-    let damaged = file.with_file_name("busybox.new");
     let mut bytes = whole.clone();
     *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(&damaged, &bytes).unwrap();
-    std::fs::set_permissions(&damaged, file.metadata().unwrap().permissions()).unwrap();
-    std::fs::rename(&damaged, &file).unwrap();
+    let permissions = file.metadata().unwrap().permissions();
+    // Another file of the same name: what runs has the old one open.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, &bytes).unwrap();
+    std::fs::set_permissions(&file, permissions).unwrap();
     let told = run(&["system", "fsck"]);
     assert_eq!(told.code, 1, "{told:?}");
     assert!(

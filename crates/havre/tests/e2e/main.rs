@@ -18,6 +18,7 @@ mod cases;
 mod configured;
 mod confinement;
 mod debian;
+mod drivers;
 mod effects;
 mod endings;
 mod equal;
@@ -80,6 +81,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(teach::ALL)
         .chain(equal::ALL)
         .chain(fsck::ALL)
+        .chain(drivers::ALL)
 }
 
 fn main() -> ExitCode {
