@@ -14,6 +14,7 @@ pub mod container;
 pub mod event;
 pub mod exec;
 pub mod filters;
+pub mod fsck;
 pub mod host;
 pub mod image;
 pub mod message;

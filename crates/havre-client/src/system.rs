@@ -7,7 +7,7 @@ use havre_api::usage::DiskUsageResponse;
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use crate::{Answer, Client, ClientError, Query};
+use crate::{Answer, Client, ClientError, JsonLines, Progress, Query};
 
 impl Client {
     /// The daemon's versions.
@@ -37,6 +37,13 @@ impl Client {
     /// What images, containers, volumes and the build cache take on disk.
     pub async fn disk_usage(&self) -> Result<DiskUsageResponse, ClientError> {
         self.get("/system/df?verbose=1").await
+    }
+
+    /// Verifies what is stored, and repairs it when asked to. Only Havre knows this.
+    pub async fn fsck(&self, repair: bool) -> Result<Progress<'_>, ClientError> {
+        let query = Query::new("/system/fsck").flag("repair", repair);
+        let answer = self.request(Method::POST, &query, None::<&()>).await?;
+        Ok(Progress { answer, lines: JsonLines::default() })
     }
 
     /// Removes what is unused of a kind: `networks`, `volumes`, `build`.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use havre_api::ApiVersion;
 use havre_engine::Reloadable;
+use havre_image::Driver;
 use havre_oci::runtime::Rlimit;
 use havre_server::Defaults;
 
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) init: bool,
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp_profile: String,
+    /// None leaves the choice to what is there.
+    pub(crate) storage_driver: Option<Driver>,
     pub(crate) labels: Vec<String>,
     pub(crate) validate: bool,
     pub(crate) oldest: ApiVersion,
@@ -184,6 +187,7 @@ impl Config {
             init: flag("init"),
             no_new_privileges: flag("no-new-privileges"),
             seccomp_profile: last("seccomp-profile").unwrap_or_else(|| "builtin".to_owned()),
+            storage_driver: last("storage-driver").map(|name| Driver::parse(&name)).transpose()?,
             labels,
             validate: flag("validate"),
             oldest: values::oldest(oldest.as_deref())?,
@@ -271,6 +275,8 @@ mod tests {
             "--label x",
             "--label a=1 --label a=2",
             "--default-runtime nothing",
+            "--storage-driver aufs",
+            "--storage-driver zfs",
             "--add-runtime x",
             "--default-shm-size 64Q",
             "--default-ipc-mode host",

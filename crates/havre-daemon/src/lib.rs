@@ -198,7 +198,8 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
     let listeners = Listeners::open(&config).await?;
     let mut files = Files(listeners.paths());
     let registries = Arc::new(Registries::new(config.registries.settings(&config.proxies)?));
-    let images = Arc::new(Images::open(&config.data_root, Arc::clone(&db), registries)?);
+    let images =
+        Arc::new(Images::open_with(&config.data_root, Arc::clone(&db), registries, config.storage_driver)?);
     images.set_transfers(config.registries.downloads, config.registries.uploads);
     let settings = Settings {
         data_root: config.data_root.clone(),
@@ -275,7 +276,6 @@ fn info(config: &Config, id: String) -> Info {
         debug: config.debug,
         experimental: config.experimental,
         labels: config.labels.clone(),
-        storage_driver: "overlay2".to_owned(),
         oldest: config.oldest,
         warnings: config.warnings.clone(),
         proxies: config.proxies.clone().map(|url| values::without_password(&url)),

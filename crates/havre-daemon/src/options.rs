@@ -302,7 +302,6 @@ mod tests {
     fn what_is_not_done_is_refused_by_name() {
         let error = |text| flags(text).unwrap_err().to_string();
         assert_eq!(error("--userns-remap=default"), "not yet supported: --userns-remap=default");
-        assert_eq!(error("--storage-driver btrfs"), "not yet supported: --storage-driver=btrfs");
         assert!(error("--nonsense").starts_with("unknown flag: --nonsense"));
         assert!(error("--data-root").starts_with("flag needs an argument"));
         assert!(flags("--storage-driver overlay2 --containerd /x --live-restore").is_ok());

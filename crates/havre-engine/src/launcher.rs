@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use havre_base::{ContainerId, ContainerName, ExecId};
-use havre_image::Images;
+use havre_image::{Images, Writable};
 use havre_oci::runtime::{LinuxCapabilities, LinuxPids, LinuxResources, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
 use havre_runtime::cgroup::{Cgroup, Changed, Layout};
@@ -51,6 +51,7 @@ pub(crate) struct Launcher {
     db: Arc<Db>,
     filters: Filters,
     pub(crate) reaper: Reaper,
+    pub(crate) checking: crate::fsck::Checking,
     facts: Facts,
     /// Processes and threads of a container that says nothing of them.
     most_processes: Option<LinuxPids>,
@@ -87,6 +88,7 @@ impl Launcher {
             db,
             filters: Filters::default(),
             reaper: Reaper::default(),
+            checking: crate::fsck::Checking::default(),
             facts,
             most_processes: most_processes(),
             sources: Sources::default(),
@@ -162,12 +164,15 @@ impl Launcher {
         let run_dir = self.run_dir(id);
         let config = ShimConfig {
             id: id.clone(),
-            root: RootConfig::Overlay {
-                lowers: writable.lowers,
-                upper: writable.upper,
-                work: writable.work,
-                volatile: fixed.spec.auto_remove,
-                target: self.settings.exec_root.join("rootfs"),
+            root: match writable {
+                Writable::Overlay { upper, work, lowers } => RootConfig::Overlay {
+                    lowers,
+                    upper,
+                    work,
+                    volatile: fixed.spec.auto_remove,
+                    target: self.settings.exec_root.join("rootfs"),
+                },
+                Writable::Tree(path) => RootConfig::Path(path),
             },
             user: fixed.merged.user.clone(),
             additional_groups: fixed.spec.group_add.iter().cloned().chain(groups).collect(),

@@ -3,6 +3,8 @@
 //! Invariant: the new image is recorded when its layer and its configuration are durable, and not before; what
 //! a crash leaves is removed by the next start's sweep.
 
+use std::path::Path;
+
 use havre_base::ContainerId;
 use havre_oci::image::{ContainerConfig, History, ImageConfig, RootFs};
 use havre_oci::{Digest, Platform, Reference};
@@ -31,7 +33,7 @@ pub struct CommitSpec {
 }
 
 impl Images {
-    /// Makes an image of the container's writable layer on top of the image it came from. `skip` names what
+    /// Makes an image of what the container wrote (`upper`, see [`Images::difference`]) on top of the image it came from. `skip` names what
     /// the engine itself put there. `whole` says afterwards whether the layer was there all the time.
     pub fn commit(
         &self,
@@ -39,6 +41,7 @@ impl Images {
         parent: &Digest,
         spec: CommitSpec,
         skip: &(dyn Fn(&[u8]) -> bool + Sync),
+        upper: &Path,
         whole: &dyn Fn() -> bool,
     ) -> Result<Image> {
         if spec.reference.as_ref().is_some_and(|reference| reference.digest().is_some()) {
@@ -47,13 +50,12 @@ impl Images {
         let mut config = spec.asked;
         change::apply(&mut config, &spec.changes)?;
         inherit(&mut config, spec.container);
-        let writable = self.create_writable(container, parent)?;
         let pins = Pins::new(self);
         let (below, mut document) = self.base(container, parent, &pins);
         if below.len() >= MAX_LAYERS {
             return Err(ImageError::Archive("max depth exceeded".into()));
         }
-        let layer = self.snapshots.capture(&writable.upper, skip)?;
+        let layer = self.snapshots.capture(upper, skip)?;
         if !whole() {
             return Err(ImageError::Archive(format!("container {container} was removed meanwhile")));
         }

@@ -75,6 +75,7 @@ impl Images {
         for layer in layers.iter().filter(|layer| !state.layer_is_needed(layer)) {
             self.snapshots.remove_layer(layer)?;
         }
+        self.drop_trees(&state)?;
         Ok(self.content.remove(&old.id)?)
     }
 }

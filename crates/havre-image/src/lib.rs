@@ -13,6 +13,7 @@ pub mod change;
 mod commit;
 mod error;
 mod filter;
+mod fsck;
 mod hello;
 mod import;
 mod prune;
@@ -23,8 +24,9 @@ mod remove;
 mod reports;
 mod save;
 mod state;
+mod writable;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,12 +35,14 @@ use havre_oci::image::{History, ImageConfig};
 use havre_oci::{Digest, Reference};
 use havre_registry::Registries;
 use havre_store::{Batch, Content, Db, Snapshots, Table};
+pub use havre_store::{Difference, Driver, Writable};
 use tokio::sync::Semaphore;
 
 pub use archive::{LoadEvent, Loaded};
 pub use commit::CommitSpec;
 pub use error::ImageError;
 pub use filter::{ListSpec, point_in_time};
+pub use fsck::{CheckEvent, CheckSpec, Checked, Finding, Life, Outcome};
 pub use havre_registry::{Credentials, DOCKER_HUB, HUB_KEY, RegistryError, SearchSpec};
 pub use hello::HELLO_LABEL;
 pub use import::ImportSpec;
@@ -118,17 +122,6 @@ pub struct HistoryView {
     pub size: u64,
 }
 
-/// A container's writable layer and what lies below it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Writable {
-    /// Overlayfs's upper folder.
-    pub upper: PathBuf,
-    /// Overlayfs's work folder.
-    pub work: PathBuf,
-    /// The image's layers, topmost first. Never empty.
-    pub lowers: Vec<PathBuf>,
-}
-
 /// The image service.
 #[derive(Debug)]
 pub struct Images {
@@ -139,8 +132,6 @@ pub struct Images {
     downloads: Downloads,
     /// How many layers go to registries at the same time.
     uploads: Mutex<Arc<Semaphore>>,
-    /// Below the writable layer of an image that has no layers.
-    empty: PathBuf,
     /// Protects what is known; held for a few lines, and around a commit to the database so that changes
     /// are durable in the order they are seen.
     state: Mutex<State>,
@@ -149,9 +140,20 @@ pub struct Images {
 impl Images {
     /// Opens the images in `data_root`. An image whose files are not all there is forgotten, with a warning.
     pub fn open(data_root: &Path, db: Arc<Db>, registries: Arc<Registries>) -> Result<Self> {
+        Self::open_with(data_root, db, registries, None)
+    }
+
+    /// As `open`, with the driver that the administrator chose.
+    pub fn open_with(
+        data_root: &Path,
+        db: Arc<Db>,
+        registries: Arc<Registries>,
+        driver: Option<Driver>,
+    ) -> Result<Self> {
+        let root = data_root.join("snapshots");
+        let driver = Driver::select(&root, driver)?;
         let content = Content::open(&data_root.join("content"))?;
-        let snapshots = Snapshots::open(&data_root.join("snapshots"))?;
-        let empty = snapshots.empty_layer()?;
+        let snapshots = Snapshots::open(&root, driver)?;
         let mut state = State::default();
         let mut forget = Batch::new();
         for (key, record) in db.load::<ImageRecord>(IMAGES)? {
@@ -188,7 +190,7 @@ impl Images {
         }
         let downloads = Downloads::new(AT_ONCE);
         let uploads = Mutex::new(Arc::new(Semaphore::new(push::AT_ONCE)));
-        Ok(Self { db, content, snapshots, registries, downloads, uploads, empty, state: Mutex::new(state) })
+        Ok(Self { db, content, snapshots, registries, downloads, uploads, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -219,7 +221,7 @@ impl Images {
         state
             .images
             .get(&id)
-            .map(|known| self.view(&state, known))
+            .map(|known| self.view(known, state.names(&id)))
             .ok_or(ImageError::NotFound(name_or_id.into()))
     }
 
@@ -227,13 +229,27 @@ impl Images {
     pub fn list(&self, spec: &ListSpec) -> Result<Vec<ImageView>> {
         let state = self.state();
         let chosen = spec.bind(&state, Self::now())?;
-        let mut views: Vec<ImageView> = state
-            .images
-            .values()
-            .filter_map(|known| chosen.select(&state, self.view(&state, known)))
-            .collect();
+        let mut views = self.all_views(&state);
+        views = views.into_iter().filter_map(|view| chosen.select(&state, view)).collect();
         views.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.repo_tags.cmp(&b.repo_tags)));
         Ok(views)
+    }
+
+    /// All images, without looking for each one's names among all names.
+    fn all_views(&self, state: &State) -> Vec<ImageView> {
+        let mut names: HashMap<&Digest, Vec<&Reference>> = HashMap::new();
+        for (name, id) in &state.tags {
+            names.entry(id).or_default().push(name);
+        }
+        let none = Vec::new();
+        let view = |known| self.view(known, names.get(&known.id).unwrap_or(&none).iter().copied());
+        state.images.values().map(view).collect()
+    }
+
+    /// All images, in no order.
+    #[must_use]
+    pub fn views(&self) -> Vec<ImageView> {
+        self.all_views(&self.state())
     }
 
     /// How many images there are.
@@ -242,7 +258,7 @@ impl Images {
         self.state().images.len()
     }
 
-    fn view(&self, state: &State, known: &Known) -> ImageView {
+    fn view<'a>(&self, known: &Known, names: impl Iterator<Item = &'a Reference>) -> ImageView {
         let mut view = ImageView {
             id: known.id.clone(),
             repo_tags: Vec::new(),
@@ -252,9 +268,9 @@ impl Images {
             last_tagged: known.record.last_tagged,
             size: known.size(),
             config: Arc::clone(&known.config),
-            lowers: self.folders(&known.config.rootfs.diff_ids),
+            lowers: self.snapshots.lowers(&known.config.rootfs.diff_ids),
         };
-        for reference in state.names(&known.id) {
+        for reference in names {
             let list =
                 if reference.digest().is_some() { &mut view.repo_digests } else { &mut view.repo_tags };
             list.push(reference.familiar());
@@ -262,17 +278,6 @@ impl Images {
         view.repo_tags.sort();
         view.repo_digests.sort();
         view
-    }
-
-    fn folders(&self, layers: &[Digest]) -> Vec<PathBuf> {
-        if layers.is_empty() {
-            return vec![self.empty.clone()];
-        }
-        // Overlayfs takes no folder twice (ELOOP). Of a layer that is there again everything is in the upper one already,
-        // and what it hides is hidden from there.
-        let mut seen = BTreeSet::new();
-        let topmost = layers.iter().rev().filter(|layer| seen.insert(*layer));
-        topmost.map(|layer| self.snapshots.layer_path(layer)).collect()
     }
 
     /// How an image came to be, newest step first.
@@ -385,45 +390,13 @@ impl Images {
     pub fn lowers(&self, image: &Digest) -> Result<Vec<PathBuf>> {
         let state = self.state();
         let known = state.images.get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
-        Ok(self.folders(&known.config.rootfs.diff_ids))
+        Ok(self.snapshots.lowers(&known.config.rootfs.diff_ids))
     }
 
-    /// Makes the writable layer of a container, or finds it. Its image's layers stay as long as it does, even
-    /// when the image is removed by force.
-    pub fn create_writable(&self, container: &ContainerId, image: &Digest) -> Result<Writable> {
-        let layers = {
-            let mut state = self.state();
-            if let Some(layers) = state.writables.get(container) {
-                layers.clone()
-            } else {
-                let known = state.images.get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
-                let layers = known.config.rootfs.diff_ids.clone();
-                self.db.enqueue(Batch::new().put(WRITABLES, container.as_str(), &layers));
-                state.writables.insert(container.clone(), layers.clone());
-                layers
-            }
-        };
-        let made = self.snapshots.create_writable(container)?;
-        Ok(Writable { upper: made.upper, work: made.work, lowers: self.folders(&layers) })
-    }
-
-    /// Where the upper folder of a container is, if it was made.
+    /// How containers get their files.
     #[must_use]
-    pub fn writable_path(&self, container: &ContainerId) -> PathBuf {
-        self.snapshots.writable_path(container)
-    }
-
-    /// Removes the writable layer of a container; absent counts as removed. The files go behind.
-    pub fn remove_writable(&self, container: &ContainerId) -> Result<()> {
-        self.snapshots.remove_writable(container)?;
-        let mut state = self.state();
-        if let Some(layers) = state.writables.remove(container) {
-            self.db.enqueue(Batch::new().delete(WRITABLES, container.as_str()));
-            for layer in layers.iter().filter(|layer| !state.layer_is_needed(layer)) {
-                self.snapshots.remove_layer(layer)?;
-            }
-        }
-        Ok(())
+    pub const fn driver(&self) -> Driver {
+        self.snapshots.driver()
     }
 
     /// At start: removes what nobody owns. `alive` says which containers exist.
@@ -435,6 +408,7 @@ impl Images {
             }
         }
         let state = self.state();
+        self.drop_trees(&state)?;
         for layer in self.snapshots.layers() {
             if !state.layer_is_needed(&layer) {
                 self.snapshots.remove_layer(&layer)?;
@@ -446,12 +420,6 @@ impl Images {
             }
         }
         Ok(())
-    }
-
-    /// Bytes of the files that a container wrote.
-    #[must_use]
-    pub fn written(&self, container: &ContainerId) -> u64 {
-        self.snapshots.written(container)
     }
 
     /// Bytes of all layers, and of each image's those no other has.

@@ -152,6 +152,7 @@ impl Images {
                 removed.push(Removed::Layer(chain));
             }
         }
+        self.drop_trees(state)?;
         for content in known.record.documents.iter().chain([&id]) {
             if !state.content_is_needed(content) {
                 self.content.remove(content)?;

@@ -27,17 +27,31 @@ pub enum Part {
     Root,
 }
 
-/// The layers of a container that does not run.
+/// The files of a container that does not run.
 #[derive(Debug, Clone)]
 pub struct Stopped {
-    /// The image's, topmost first.
-    pub lowers: Vec<PathBuf>,
-    /// The writable one.
-    pub upper: PathBuf,
-    /// Overlayfs's own folder; without it the tree cannot be written.
-    pub work: Option<PathBuf>,
+    /// Its root.
+    pub files: Files,
+    /// Whether it is to be written.
+    pub write: bool,
     /// What is mounted in it.
     pub binds: Vec<Bind>,
+}
+
+/// Where the root of a container that does not run is.
+#[derive(Debug, Clone)]
+pub enum Files {
+    /// In layers.
+    Overlay {
+        /// The image's, topmost first.
+        lowers: Vec<PathBuf>,
+        /// The writable one.
+        upper: PathBuf,
+        /// Overlayfs's own folder.
+        work: PathBuf,
+    },
+    /// In a folder as it is.
+    Tree(PathBuf),
 }
 
 /// Something of the host's in a container that does not run.
@@ -91,13 +105,22 @@ const ROOT: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC
 
 /// The tree of a container that does not run. `place` is a folder to mount on, in a namespace of its own.
 pub fn stopped(tree: &Stopped, place: &Path) -> Result<OwnedFd, RuntimeError> {
-    // A tree that is only read needs no upper layer: the writable one is then the topmost of the others.
-    let all: Vec<PathBuf> = match &tree.work {
-        Some(_) => tree.lowers.clone(),
-        None => std::iter::once(&tree.upper).chain(&tree.lowers).cloned().collect(),
+    let root = match &tree.files {
+        Files::Overlay { lowers, upper, work } if tree.write => {
+            let upper = Some((upper.as_path(), work.as_path()));
+            fscontext::overlay(&Layers { lowers, upper, volatile: false }, None)?
+        }
+        // A tree that is only read needs no upper layer: the writable one is then the topmost of the others.
+        Files::Overlay { lowers, upper, .. } => {
+            let all: Vec<PathBuf> = std::iter::once(upper).chain(lowers).cloned().collect();
+            fscontext::overlay(&Layers { lowers: &all, upper: None, volatile: false }, None)?
+        }
+        Files::Tree(path) => {
+            let folder = rustix::fs::open(path, ROOT, Mode::empty()).step("open a container's files")?;
+            let copy = fscontext::copy(&folder, false).step("copy the mount of a container's files")?;
+            RootTree::Mount(copy)
+        }
     };
-    let upper = tree.work.as_ref().map(|work| (tree.upper.as_path(), work.as_path()));
-    let root = fscontext::overlay(&Layers { lowers: &all, upper, volatile: false }, None)?;
     match root {
         RootTree::Mount(mount) if tree.binds.is_empty() => Ok(mount),
         root => apart(|| composed(root, tree, place)).step("mount a container's files"),
@@ -133,12 +156,12 @@ fn composed(root: RootTree, tree: &Stopped, place: &Path) -> io::Result<OwnedFd>
         };
         let is_folder = havre_sys::path::is_folder(&source)?;
         let target = Path::new(&bind.target);
-        let found = match tree.work {
-            Some(_) => inside.ensure_target(target, is_folder),
-            None => inside.open_path(target),
+        let found = match tree.write {
+            true => inside.ensure_target(target, is_folder),
+            false => inside.open_path(target),
         };
         let target = match found {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tree.work.is_none() => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !tree.write => continue,
             other => other?,
         };
         if is_folder != havre_sys::path::is_folder(&target)? {

@@ -19,8 +19,6 @@ pub struct Info {
     pub experimental: bool,
     /// Labels of the engine.
     pub labels: Vec<String>,
-    /// The storage driver in use.
-    pub storage_driver: String,
     /// The oldest API version that is answered.
     pub oldest: ApiVersion,
     /// What an administrator should know.

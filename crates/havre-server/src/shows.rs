@@ -1,15 +1,18 @@
 //! From the domain to the wire: what lists and inspections show.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use havre_api::container::{
     Config, ContainerInspect, ContainerSummary, MountPoint, State, SummaryHostConfig, SummaryNetworkSettings,
 };
 use havre_api::host::HostConfig;
+use havre_api::image::GraphDriver;
 use havre_api::network::{EndpointSettings, NetworkSettings};
 use havre_base::{Clock as _, SystemClock, Timestamp};
 use havre_engine::spec::{MountKind, NetworkMode, SeccompSpec};
 use havre_engine::{Engine, State as Life, View};
+use havre_image::Driver;
 
 /// Go's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -196,7 +199,8 @@ pub(crate) fn inspect(engine: &Engine, view: &View) -> ContainerInspect {
         log_path: log,
         name: format!("/{}", view.now.name),
         restart_count: i64::from(view.now.restart_count),
-        driver: "overlay2".into(),
+        driver: engine.images.driver().name().into(),
+        graph_driver: Some(graph_driver(engine, view)),
         platform: "linux".into(),
         app_armor_profile: fixed.spec.security.apparmor.clone().unwrap_or_default(),
         exec_ids: (!view.execs.is_empty()).then(|| view.execs.iter().map(ToString::to_string).collect()),
@@ -206,6 +210,23 @@ pub(crate) fn inspect(engine: &Engine, view: &View) -> ContainerInspect {
         network_settings: network,
         ..ContainerInspect::default()
     }
+}
+
+/// Where the files of a container are. What is mounted of them is seen only inside, so there is no merged folder.
+fn graph_driver(engine: &Engine, view: &View) -> GraphDriver {
+    let driver = engine.images.driver();
+    let upper = engine.images.writable_path(view.id());
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let lowers = engine.images.lowers(&view.fixed.image).unwrap_or_default();
+    let data = (driver == Driver::Overlay2).then(|| {
+        BTreeMap::from([
+            ("ID".to_owned(), view.id().to_string()),
+            ("LowerDir".to_owned(), lowers.iter().map(|path| text(path)).collect::<Vec<_>>().join(":")),
+            ("UpperDir".to_owned(), text(&upper)),
+            ("WorkDir".to_owned(), text(&upper.with_file_name("work"))),
+        ])
+    });
+    GraphDriver { name: driver.name().into(), data }
 }
 
 /// Inspection shows the variables a process gets from its configuration, the program path included.

@@ -5,10 +5,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use havre_oci::{Digest, Digester};
+use rustix::fs::FlockOperation;
 
 use crate::{StoreError, folder};
 
@@ -97,6 +99,30 @@ impl Content {
         Ok(BlobWriter { store: self, path, file, digester: Digester::new(), size: 0 })
     }
 
+    /// Files that are no content, and are not being written.
+    pub(crate) fn strays(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut found = Vec::new();
+        for name in folder::names(&self.blobs).iter().filter(|name| Digest::from_hex(name).is_none()) {
+            found.push(("what is no content", self.blobs.join(name)));
+        }
+        for name in folder::names(&self.ingest).iter().filter(|name| !folder::is_ours(name)) {
+            found.push(("half-written content", self.ingest.join(name)));
+        }
+        found
+    }
+
+    /// Transfers that broke off and that nobody continues now.
+    pub(crate) fn broken_off(&self) -> Vec<PathBuf> {
+        let paths = folder::names(&self.partial).into_iter().map(|name| self.partial.join(name));
+        paths.filter(|path| Self::claim(path).is_some()).collect()
+    }
+
+    /// Takes what broke off from those who might continue it, as long as the file is open.
+    pub(crate) fn claim(path: &Path) -> Option<File> {
+        let file = File::open(path).ok()?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok().map(|()| file)
+    }
+
     /// Removes content; absent counts as removed.
     pub fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
         folder::remove(&self.path(digest))
@@ -173,9 +199,15 @@ impl Content {
     pub fn partial(&self, digest: &Digest) -> Result<Partial, StoreError> {
         let path = self.partial.join(digest.hex());
         let open = || -> io::Result<(File, u64)> {
-            let file = File::options().read(true).append(true).create(true).open(&path)?;
-            let have = file.metadata()?.len();
-            Ok((file, have))
+            loop {
+                let file = File::options().read(true).append(true).create(true).open(&path)?;
+                // Says that it is in use; a check that is just removing it has the lock for that moment.
+                rustix::fs::flock(&file, FlockOperation::LockShared)?;
+                let meta = file.metadata()?;
+                if meta.nlink() > 0 {
+                    return Ok((file, meta.len()));
+                }
+            }
         };
         let (file, have) = open().map_err(|e| StoreError::write(&path, e))?;
         Ok(Partial { path, file, have })

@@ -83,6 +83,9 @@ pub enum StoreError {
         /// As it is.
         found: Digest,
     },
+    /// A storage driver cannot be used.
+    #[error("{0}")]
+    Driver(String),
     /// An archive is not as it should be.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -91,6 +94,15 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn write(path: &Path, source: impl Into<io::Error>) -> Self {
         Self::Write { path: path.into(), source: Arc::new(source.into()) }
+    }
+
+    /// Whether a want of the machine's (descriptors, memory, rights) says nothing of what is stored.
+    #[must_use]
+    pub fn is_of_the_machine(&self) -> bool {
+        use rustix::io::Errno;
+        let (Self::Read { source, .. } | Self::Write { source, .. }) = self else { return false };
+        let wants = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
+        wants.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
     }
 
     pub(crate) fn read(path: &Path, source: impl Into<io::Error>) -> Self {
@@ -109,7 +121,7 @@ impl Classify for StoreError {
             | Self::Encode(_) => ErrorKind::Internal,
             Self::InUse(_) | Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Missing(_) => ErrorKind::NotFound,
-            Self::Mismatch { .. } => ErrorKind::InvalidParameter,
+            Self::Mismatch { .. } | Self::Driver(_) => ErrorKind::InvalidParameter,
             Self::Archive(error) => error.kind(),
         }
     }

@@ -48,6 +48,12 @@ pub(crate) fn unused(parent: &Path) -> PathBuf {
     parent.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
+/// Whether `unused` of this process may have given the name: its owner is at work on it.
+pub(crate) fn is_ours(name: &str) -> bool {
+    let own = std::process::id().to_string();
+    name.split_once('-').is_some_and(|(id, rest)| id == own && rest.parse::<u64>().is_ok())
+}
+
 /// Removes a file or a whole folder; absent counts as removed.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     let result = match std::fs::symlink_metadata(path) {
@@ -104,6 +110,15 @@ const DEEPEST: u32 = 256;
 pub(crate) fn size(path: &Path) -> u64 {
     let mut seen = std::collections::HashSet::new();
     size_below(CWD, path, &mut seen, DEEPEST)
+}
+
+/// Bytes of a file, or of the files below a folder.
+pub(crate) fn size_of(path: &Path) -> u64 {
+    match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => size(path),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    }
 }
 
 fn size_below(

@@ -139,7 +139,10 @@ pub(crate) fn write_tar(folder: &Path, out: &mut impl Write) -> io::Result<()> {
     while let Some(record) = reader.next()? {
         match record {
             Record::Moved(path, number) => moves.entry(path).or_default().push((index, number)),
-            Record::Lost => return Err(io::Error::other("the layer's archive cannot be written again")),
+            Record::Lost => {
+                let why = "the layer's archive cannot be written again";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+            }
             Record::Raw(_) | Record::File(..) => {}
         }
         index += 1;

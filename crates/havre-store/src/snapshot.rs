@@ -1,16 +1,17 @@
 //! Layers, extracted and ready to be mounted, and the writable layers of containers.
 //!
-//! `layers/<diff id>/fs` is a read-only layer in overlayfs's form, `containers/<id>/{fs,work}` a writable
-//! one. A layer is the same whatever lies below it, so it is kept by the digest of its own archive and
+//! `layers/<diff id>/fs` is a read-only layer in overlayfs's form, `containers/<id>` has the files of a container
+//! (`writable.rs`). A layer is the same whatever lies below it, so it is kept by the digest of its own archive and
 //! shared by all images that have it.
 //!
 //! Invariants: a layer under its final name is whole, verified, durable, and never changes; what is removed
 //! goes to `trash` by one rename and is deleted behind.
-//! Not here: names and tags (`havre-image`); mounting (the runtime mounts what `WritableLayer` names).
+//! Not here: names and tags (`havre-image`); mounting (the runtime mounts what `Writable` names).
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use havre_base::ContainerId;
 use havre_oci::{Digest, Digester};
@@ -18,17 +19,22 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::extract::{Extracted, Limits, extract};
-use crate::{StoreError, folder, recipe};
+use crate::{Driver, StoreError, folder, recipe, writable};
 
 /// The snapshot store.
 #[derive(Debug)]
 pub struct Snapshots {
-    layers: PathBuf,
-    containers: PathBuf,
-    temporary: PathBuf,
+    pub(crate) driver: Driver,
+    pub(crate) layers: PathBuf,
+    pub(crate) containers: PathBuf,
+    /// Layers put together, for drivers that mount nothing.
+    pub(crate) trees: PathBuf,
+    pub(crate) temporary: PathBuf,
     trash: PathBuf,
     /// Deletes what is in the trash. Unbounded, but of paths that are on disk already.
-    janitor: Sender<PathBuf>,
+    pub(crate) janitor: Sender<PathBuf>,
+    /// What the janitor could not delete. Held to add a path or to copy the list.
+    stuck: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 /// What is known of a layer.
@@ -63,21 +69,12 @@ impl Drop for Pending {
     }
 }
 
-/// A container's writable layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WritableLayer {
-    /// Overlayfs's upper folder.
-    pub upper: PathBuf,
-    /// Overlayfs's work folder.
-    pub work: PathBuf,
-}
-
 impl Snapshots {
     /// Opens the store in `root`, making it when it is not there. Half-made layers and trash are deleted.
-    pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let [layers, containers, temporary, trash] =
-            ["layers", "containers", "tmp", "trash"].map(|name| root.join(name));
-        for path in [root, &layers, &containers, &temporary, &trash] {
+    pub fn open(root: &Path, driver: Driver) -> Result<Self, StoreError> {
+        let [layers, containers, trees, temporary, trash] =
+            ["layers", "containers", "trees", "tmp", "trash"].map(|name| root.join(name));
+        for path in [root, &layers, &containers, &trees, &temporary, &trash] {
             folder::private(path)?;
         }
         folder::spread(&temporary);
@@ -89,24 +86,30 @@ impl Snapshots {
                 let _queued = janitor.send(old.join(name));
             }
         }
+        let stuck = Arc::<Mutex<Vec<PathBuf>>>::default();
+        let of_janitor = Arc::clone(&stuck);
         std::thread::Builder::new()
             .name("janitor".into())
             .stack_size(256 << 10)
             .spawn(move || {
                 for path in work {
-                    // What cannot be deleted now is tried again at the next start.
-                    let _later = folder::remove(&path);
+                    // What cannot be deleted now is tried again by a check and at the next start.
+                    if writable::remove(&path).is_err() {
+                        of_janitor.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+                    }
                 }
             })
             .map_err(|e| StoreError::write(root, e))?;
-        Ok(Self { layers, containers, temporary, trash, janitor })
+        let store = Self { driver, layers, containers, trees, temporary, trash, janitor, stuck };
+        store.empty_layer()?;
+        Ok(store)
     }
 
     /// A folder with nothing in it, for what needs a lower layer and has none.
-    pub fn empty_layer(&self) -> Result<PathBuf, StoreError> {
+    fn empty_layer(&self) -> Result<(), StoreError> {
         let path = self.layers.join("empty");
         match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(path),
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(error) => Err(StoreError::write(&path, error)),
         }
     }
@@ -132,7 +135,7 @@ impl Snapshots {
     pub fn extract(&self, input: impl Read, limits: Limits) -> Result<Pending, StoreError> {
         let path = folder::unused(&self.temporary);
         folder::private(&path)?;
-        let undo = Undo { path: &path, janitor: &self.janitor };
+        let undo = Undo { path: path.clone(), janitor: &self.janitor };
         let Extracted { diff_id, blob, size, tar_size } = extract(input, &path, limits)?;
         let info = LayerInfo { diff_id, size, tar_size };
         undo.keep();
@@ -197,48 +200,33 @@ impl Snapshots {
         folder::names(&self.layers).iter().filter_map(|name| Digest::from_hex(name)).collect()
     }
 
-    /// Makes the writable layer of a container, or finds it. Nothing is synced: what is written there is the
-    /// container's own affair.
-    pub fn create_writable(&self, container: &ContainerId) -> Result<WritableLayer, StoreError> {
-        let path = self.containers.join(container.as_str());
-        let layer = WritableLayer { upper: path.join("fs"), work: path.join("work") };
-        for (path, mode) in [(&path, 0o700), (&layer.upper, 0o755), (&layer.work, 0o700)] {
-            match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
-                // The upper folder is the container's `/`: its mode must not depend on our umask.
-                Ok(()) if mode == 0o755 => rustix::fs::chmod(path, Mode::from_raw_mode(mode)),
-                Err(rustix::io::Errno::EXIST) => Ok(()),
-                other => other,
-            }
-            .map_err(|e| StoreError::write(path, e))?;
+    /// Folders of layers and writable layers that are none, and what was not deleted.
+    pub(crate) fn strays(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut found = Vec::new();
+        let known = |name: &str| name == "empty" || Digest::from_hex(name).is_some();
+        for name in folder::names(&self.layers).iter().filter(|name| !known(name)) {
+            found.push(("what is no layer", self.layers.join(name)));
         }
-        Ok(layer)
-    }
-
-    /// Where the upper folder of a container is, if it was made.
-    #[must_use]
-    pub fn writable_path(&self, container: &ContainerId) -> PathBuf {
-        self.containers.join(container.as_str()).join("fs")
-    }
-
-    /// Removes the writable layer of a container; absent counts as removed.
-    pub fn remove_writable(&self, container: &ContainerId) -> Result<(), StoreError> {
-        self.discard(&self.containers.join(container.as_str()))
-    }
-
-    /// Bytes of the files that a container wrote; none has written nothing.
-    #[must_use]
-    pub fn written(&self, container: &ContainerId) -> u64 {
-        folder::size(&self.containers.join(container.as_str()).join("fs"))
-    }
-
-    /// The containers that have a writable layer.
-    #[must_use]
-    pub fn writables(&self) -> Vec<ContainerId> {
-        folder::names(&self.containers).iter().filter_map(|name| ContainerId::parse(name).ok()).collect()
+        for name in folder::names(&self.containers).iter().filter(|name| ContainerId::parse(name).is_err()) {
+            found.push(("what is no container's layer", self.containers.join(name)));
+        }
+        for (what, parent) in [("a half-made layer", &self.temporary), ("what was removed", &self.trash)] {
+            for name in folder::names(parent).iter().filter(|name| !folder::is_ours(name)) {
+                found.push((what, parent.join(name)));
+            }
+        }
+        let stuck = std::mem::take(&mut *self.stuck.lock().unwrap_or_else(PoisonError::into_inner));
+        for path in stuck {
+            if path.symlink_metadata().is_ok() {
+                self.stuck.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+                found.push(("what could not be deleted", path));
+            }
+        }
+        found
     }
 
     /// Out of sight at once, deleted behind.
-    fn discard(&self, path: &Path) -> Result<(), StoreError> {
+    pub(crate) fn discard(&self, path: &Path) -> Result<(), StoreError> {
         let trash = folder::unused(&self.trash);
         if folder::rename(path, &trash)? {
             // Without a janitor the next start deletes it.
@@ -265,14 +253,16 @@ impl<W: Write> Write for Tee<W> {
     }
 }
 
-struct Undo<'a> {
-    path: &'a Path,
-    janitor: &'a Sender<PathBuf>,
+/// Removes what was begun, unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Undo<'a> {
+    pub(crate) path: PathBuf,
+    pub(crate) janitor: &'a Sender<PathBuf>,
 }
 
 impl Undo<'_> {
-    fn keep(mut self) {
-        self.path = Path::new("");
+    pub(crate) fn keep(mut self) {
+        self.path = PathBuf::new();
     }
 }
 
@@ -280,7 +270,7 @@ impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
             // Without a janitor the next start deletes it.
-            let _later = self.janitor.send(self.path.into());
+            let _later = self.janitor.send(std::mem::take(&mut self.path));
         }
     }
 }

@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "this crate is where it is allowed")]
 
 pub mod bpf;
+pub mod btrfs;
 pub mod clock;
 pub mod durable;
 pub mod keyring;

@@ -11,6 +11,7 @@ mod crowd;
 mod dial;
 mod events;
 mod exec;
+mod fsck;
 mod image_tree;
 mod images;
 mod inspect;
@@ -142,6 +143,7 @@ static COMMANDS: &[&Command] = &[
     &update::UPDATE,
     &events::EVENTS,
     &usage::DF,
+    &fsck::FSCK,
     &system_prune::SYSTEM_PRUNE,
     &checkpoint::CREATE,
     &checkpoint::LS,

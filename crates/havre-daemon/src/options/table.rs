@@ -358,7 +358,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     ),
     opt("selinux-enabled", None, "selinux-enabled", Bool, Only(&["false"]), "Enable selinux support"),
     opt("shutdown-timeout", None, "shutdown-timeout", Int, Used, "Set the default shutdown timeout"),
-    opt("storage-driver", Some('s'), "storage-driver", One, Only(&["overlay2"]), "Storage driver to use"),
+    opt("storage-driver", Some('s'), "storage-driver", One, Used, "Storage driver to use"),
     opt("storage-opt", None, "storage-opts", List, Only(&[]), "Storage driver options"),
     opt(
         "swarm-default-advertise-addr",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock};
+use havre_image::Driver;
 use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
 use havre_store::db::Batch;
 use tokio::time::Instant;
@@ -65,6 +66,17 @@ impl Container {
         self.launcher.commit(Batch::new().put(STATES, self.fixed.id.as_str(), &self.now)).await
     }
 
+    /// Makes the files of a container that is a tree of its own. Copying takes as long as it takes, and nobody else
+    /// shall wait for it; two folders for overlayfs are made in passing.
+    async fn copied(&self) -> Result<(), EngineError> {
+        if self.launcher.images.driver() == Driver::Overlay2 {
+            return Ok(());
+        }
+        let (launcher, fixed) = (Arc::clone(&self.launcher), Arc::clone(&self.fixed));
+        let copy = move || launcher.images.create_writable(&fixed.id, &fixed.image).map(drop);
+        Ok(tokio::task::spawn_blocking(copy).await.map_err(|_| EngineError::ShuttingDown)??)
+    }
+
     pub(super) async fn start(&mut self) -> Result<(), EngineError> {
         self.restart_at = None;
         self.now.start_error = None;
@@ -72,6 +84,7 @@ impl Container {
         self.leases.clear(true).await;
         let waiting = self.arrived().await;
         self.launcher.sources.look(&self.fixed.spec.mounts, Look::Ready).await?;
+        self.copied().await?;
         let launched = self.launcher.launch(&self.fixed, waiting)?;
         self.shim = Some(launched.child);
         let mut link = launched.link;

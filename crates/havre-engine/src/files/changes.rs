@@ -3,9 +3,10 @@
 //! Invariants: the upper folder is read through descriptors of its folders, because the container may change it
 //! meanwhile; what the engine itself puts there for its mounts is no change.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use havre_archive::pack::{is_opaque, is_whiteout};
+use havre_image::Difference;
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -43,9 +44,11 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 
 /// A container's upper folder and what is below it.
 #[derive(Debug)]
-pub(super) struct Layers {
+pub(super) struct Layers<'a> {
     pub(super) upper: OwnedFd,
     pub(super) base: OwnedFd,
+    /// Where both are, and what keeps them there.
+    pub(super) difference: Difference<'a>,
 }
 
 fn look(root: &OwnedFd, path: &[u8]) -> Option<Stat> {
@@ -82,7 +85,7 @@ fn below(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, name].join(&b'/') }
 }
 
-impl Layers {
+impl Layers<'_> {
     /// Whether an entry of the upper folder is only there because the engine mounts something.
     pub(super) fn is_scaffold(&self, path: &[u8]) -> bool {
         let known = [FOLDERS, FILES, PARENTS].iter().any(|list| list.contains(&path));
@@ -182,39 +185,5 @@ impl Layers {
             }
         }
         Ok(found.len() > before)
-    }
-}
-
-/// Bytes of the files in a folder, each counted once whatever names it has.
-pub(super) fn size(folder: impl AsFd) -> rustix::io::Result<u64> {
-    let mut seen = std::collections::HashSet::new();
-    let mut total = 0_u64;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut open = vec![Dir::new(rustix::fs::openat(&folder, c".", flags, Mode::empty())?)?];
-    loop {
-        let depth = open.len();
-        let Some(entries) = open.last_mut() else { return Ok(total) };
-        let Some(entry) = entries.read() else {
-            open.pop();
-            continue;
-        };
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let parent = entries.fd()?;
-        let Ok(stat) = rustix::fs::statat(parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) else {
-            continue;
-        };
-        if is_folder(&stat) {
-            if depth < DEPTH * 2
-                && let Ok(inner) = rustix::fs::openat(parent, name, FOLDER, Mode::empty())
-            {
-                open.push(Dir::new(inner)?);
-            }
-        } else if stat.st_nlink < 2 || seen.insert(stat.st_ino) {
-            total = total.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
-        }
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use havre_archive::ArchiveError;
 use havre_archive::pack::Packer;
 use havre_image::CommitSpec;
+use havre_image::Writable;
 use havre_oci::image::ContainerConfig;
 use havre_oci::{Digest, Reference};
 use havre_runtime::view::{self, Bind, Part, Stopped};
@@ -260,12 +261,7 @@ impl Files {
     pub async fn sizes(&self, view: Arc<View>) -> Result<Sizes, EngineError> {
         let launcher = Arc::clone(&self.launcher);
         blocking(move || {
-            let upper = launcher.images.writable_path(view.id());
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let written = match rustix::fs::open(&upper, flags, Mode::empty()) {
-                Err(rustix::io::Errno::NOENT) => 0,
-                other => other.and_then(changes::size).map_err(EngineError::io("measure", upper))?,
-            };
+            let written = launcher.images.written(view.id());
             let image = launcher.images.inspect(&view.fixed.image.to_string()).map_or(0, |image| image.size);
             Ok(Sizes { written, total: written.saturating_add(image) })
         })
@@ -341,7 +337,7 @@ fn commit(
     };
     let skip = |path: &[u8]| layers.is_scaffold(path);
     let whole = || !*revoked.borrow();
-    Ok(launcher.images.commit(&fixed.id, &fixed.image, spec, &skip, &whole)?.id)
+    Ok(launcher.images.commit(&fixed.id, &fixed.image, spec, &skip, &layers.difference.upper, &whole)?.id)
 }
 
 /// A container that was frozen for a commit, and is thawed whatever happens.
@@ -441,33 +437,33 @@ impl Launcher {
                 }
             }
         }
-        let tree = Stopped {
-            lowers: writable.lowers,
-            upper: writable.upper,
-            work: (want == Want::Write).then_some(writable.work),
-            binds,
+        let files = match writable {
+            Writable::Overlay { lowers, upper, work } => view::Files::Overlay { lowers, upper, work },
+            Writable::Tree(path) => view::Files::Tree(path),
         };
+        let tree = Stopped { files, write: want == Want::Write, binds };
         let place: PathBuf = self.settings.exec_root.join("rootfs");
         view::stopped(&tree, &place).map_err(|error| EngineError::State(havre_base::chain(&error)))
     }
 
-    /// A container's upper folder and what is below it.
-    fn layers(&self, fixed: &Fixed) -> Result<Layers, EngineError> {
-        let writable = self.images.create_writable(&fixed.id, &fixed.image)?;
+    /// What a container wrote and what is below it.
+    fn layers(&self, fixed: &Fixed) -> Result<Layers<'_>, EngineError> {
+        let difference = self.images.difference(&fixed.id, &fixed.image)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = |path: &PathBuf| {
             rustix::fs::open(path, flags, Mode::empty()).map_err(EngineError::io("open", path))
         };
-        let base = match writable.lowers.as_slice() {
+        let base = match difference.base.as_slice() {
             [only] => open(only)?,
             [top, rest @ ..] => {
-                let tree =
-                    Stopped { lowers: rest.to_vec(), upper: top.clone(), work: None, binds: Vec::new() };
+                let files =
+                    view::Files::Overlay { lowers: rest.to_vec(), upper: top.clone(), work: PathBuf::new() };
+                let tree = Stopped { files, write: false, binds: Vec::new() };
                 let place = self.settings.exec_root.join("rootfs");
                 view::stopped(&tree, &place).map_err(|error| EngineError::State(havre_base::chain(&error)))?
             }
             [] => return Err(EngineError::NoContainer(fixed.id.to_string())),
         };
-        Ok(Layers { upper: open(&writable.upper)?, base })
+        Ok(Layers { upper: open(&difference.upper)?, base, difference })
     }
 }

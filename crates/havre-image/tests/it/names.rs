@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use havre_base::{Classify, ContainerId, ErrorKind};
-use havre_image::{ImageUser, ListSpec, PruneSpec, Removed};
+use havre_image::{ImageUser, ListSpec, PruneSpec, Removed, Writable};
 use havre_oci::Digest;
 
 use crate::{World, archive, nobody, tar, world};
@@ -185,16 +185,17 @@ fn layers_stay_while_a_container_stands_on_them() {
     let app = id(&world, "app:1");
     let container = ContainerId::random();
     let made = world.images.create_writable(&container, &app).unwrap();
-    assert_eq!(made.lowers.len(), 2);
+    let Writable::Overlay { lowers, .. } = &made else { panic!("{made:?}") };
+    assert_eq!(lowers.len(), 2);
     let removed = world.images.remove("app:1", true, false, &nobody).unwrap();
     assert!(!removed.iter().any(|one| matches!(one, Removed::Layer(_))));
     let world = world.restarted();
     world.images.sweep(&|id| *id == container).unwrap();
     assert_eq!(world.images.create_writable(&container, &app).unwrap(), made, "even without its image");
-    assert!(made.lowers.iter().all(|folder| folder.is_dir()));
+    assert!(lowers.iter().all(|folder| folder.is_dir()));
     world.images.remove_writable(&container).unwrap();
     world.images.remove_writable(&container).unwrap();
-    assert!(!made.lowers[0].exists() && made.lowers[1].exists(), "what base:1 needs stays");
+    assert!(!lowers[0].exists() && lowers[1].exists(), "what base:1 needs stays");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::io;
+use std::sync::Arc;
 
 use havre_api::container::{Change, Config};
 use havre_api::{IdResponse, PathStat};
@@ -165,7 +166,15 @@ pub(crate) async fn commit(server: &Server, call: Call) -> Handled {
             .map_err(|error| Refusal::invalid(format!("invalid JSON: {error}")))?,
     };
     let request = CommitRequest { reference, author, comment, changes, config, pause };
-    let id = server.engine.files.commit(&container, request).await?;
+    let id = match server.engine.files.commit(&container, request).await {
+        Err(error) if havre_engine::is_want_of_space(&error) => {
+            let (engine, refusal) = (Arc::clone(&server.engine), Refusal::from(error));
+            let space = tokio::task::spawn_blocking(move || engine.containers.space()).await;
+            let message = format!("{}: {}", refusal.message, space.unwrap_or_default());
+            return Err(Refusal { message, ..refusal });
+        }
+        other => other?,
+    };
     Ok(body::json_bytes(StatusCode::CREATED, &IdResponse { id: id.to_string() }))
 }
 

@@ -17,7 +17,9 @@ use havre_api::message::{ErrorDetail, JsonMessage};
 use havre_api::{ApiVersion, Filters};
 use havre_base::{ContainerId, chain};
 use havre_engine::Engine;
-use havre_image::{ImageError, ImageUser, ImageView, ImportSpec, ListSpec, LoadEvent, PruneSpec, Removed};
+use havre_image::{
+    Driver, ImageError, ImageUser, ImageView, ImportSpec, ListSpec, LoadEvent, PruneSpec, Removed,
+};
 use havre_oci::{Digest, Platform, Reference};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -215,8 +217,12 @@ pub(crate) async fn inspect(server: &Server, call: &Call, name: &str) -> Handled
     platform::check(&server.engine, name, &wanted)?;
     let view = server.engine.images.inspect(name)?;
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let driver = server.engine.images.driver();
     let mut data = BTreeMap::new();
-    if let Some((top, rest)) = view.lowers.split_first() {
+    // The others have nothing on disk that belongs to an image alone.
+    if driver == Driver::Overlay2
+        && let Some((top, rest)) = view.lowers.split_first()
+    {
         data.insert("UpperDir".to_owned(), text(top));
         if !rest.is_empty() {
             data.insert(
@@ -240,7 +246,10 @@ pub(crate) async fn inspect(server: &Server, call: &Call, name: &str) -> Handled
         variant: platform.variant.clone().unwrap_or_default(),
         os: platform.os.clone(),
         size: count_of(view.size),
-        graph_driver: Some(GraphDriver { name: "overlay2".into(), data: Some(data) }),
+        graph_driver: Some(GraphDriver {
+            name: driver.name().into(),
+            data: (driver == Driver::Overlay2).then_some(data),
+        }),
         root_fs: RootFs {
             kind: "layers".into(),
             layers: Some(document.rootfs.diff_ids.iter().map(ToString::to_string).collect()),
@@ -311,7 +320,7 @@ pub(crate) async fn remove(server: &Server, call: &Call, name: &str) -> Handled 
 }
 
 /// Tells listeners and the client what was removed.
-fn gone(engine: &Engine, removed: Vec<Removed>) -> Vec<DeleteResponse> {
+pub(super) fn gone(engine: &Engine, removed: Vec<Removed>) -> Vec<DeleteResponse> {
     let deleted = |id: Digest| DeleteResponse { deleted: id.to_string(), ..DeleteResponse::default() };
     let entry = |one: Removed| match one {
         Removed::Untagged { name, image } => {
@@ -346,8 +355,18 @@ fn say(sink: &Sink, message: &JsonMessage) {
     sink.blocking_send(Bytes::from(body::go_json(message))).unwrap_or(());
 }
 
-fn fail(sink: &Sink, error: &ImageError) {
-    let message = chain(error);
+/// Why something failed; where there was no space left, also who has it.
+pub(super) fn explained(engine: &Engine, error: &(dyn std::error::Error + 'static)) -> String {
+    let text = chain(error);
+    if havre_engine::is_want_of_space(error) {
+        format!("{text}: {}", engine.containers.space())
+    } else {
+        text
+    }
+}
+
+fn fail(engine: &Engine, sink: &Sink, error: &ImageError) {
+    let message = explained(engine, error);
     say(
         sink,
         &JsonMessage {
@@ -398,7 +417,7 @@ pub(crate) async fn load(server: &Server, call: Call) -> Handled {
                     happened(&engine, "load", &id, &id);
                 }
             }
-            Err(error) => fail(&sink, &error),
+            Err(error) => fail(&engine, &sink, &error),
         }
     });
     Ok(answer)
@@ -425,7 +444,7 @@ pub(crate) async fn create(server: &Server, call: Call) -> Handled {
             happened(&engine, "import", &id, &id);
             say(&sink, &JsonMessage { status: id, ..JsonMessage::default() });
         }
-        Err(error) => fail(&sink, &error),
+        Err(error) => fail(&engine, &sink, &error),
     });
     Ok(answer)
 }

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod execs;
 pub(crate) mod files;
 pub(crate) mod filter;
+pub(crate) mod fsck;
 pub(crate) mod images;
 pub(crate) mod live;
 pub(crate) mod platform;

@@ -141,8 +141,10 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
         images: i64::try_from(images).unwrap_or(i64::MAX),
         index_server_address: havre_image::HUB_KEY.to_owned(),
         registry_config: Some(registries),
-        driver: info.storage_driver.clone(),
-        driver_status: Some(Vec::new()),
+        driver: engine.images.driver().name().to_owned(),
+        driver_status: Some(
+            engine.images.driver_status().into_iter().map(|(name, value)| [name, value]).collect(),
+        ),
         plugins: PluginsInfo {
             network: names(&["host", "null"]),
             log: names(&["json-file", "none"]),

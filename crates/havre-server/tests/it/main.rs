@@ -94,7 +94,6 @@ fn info() -> Info {
         debug: false,
         experimental: false,
         labels: Vec::new(),
-        storage_driver: "overlay2".into(),
         oldest: ApiVersion::new(1, 24),
         warnings: Vec::new(),
         proxies: Default::default(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use havre_base::ContainerId;
 use havre_oci::Digest;
 use havre_store::tar::{Entry, Kind, TarWriter};
-use havre_store::{ArchiveError, Limits, Snapshots, StoreError};
+use havre_store::{ArchiveError, Driver, Limits, Snapshots, StoreError};
 
 struct World {
     folder: tempfile::TempDir,
@@ -16,7 +16,7 @@ struct World {
 
 fn world() -> World {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let store = Snapshots::open(&folder.path().join("snapshots")).unwrap();
+    let store = Snapshots::open(&folder.path().join("snapshots"), Driver::Overlay2).unwrap();
     World { folder, store }
 }
 
@@ -413,7 +413,7 @@ fn folders_are_closed_to_others_and_repaired() {
     let world = world();
     let layers = world.folder.path().join("snapshots/layers");
     std::fs::set_permissions(&layers, std::fs::Permissions::from_mode(0o755)).unwrap();
-    drop(Snapshots::open(&world.folder.path().join("snapshots")).unwrap());
+    drop(Snapshots::open(&world.folder.path().join("snapshots"), Driver::Overlay2).unwrap());
     assert_eq!(layers.metadata().unwrap().permissions().mode() & 0o777, 0o700);
 }
 
@@ -421,13 +421,13 @@ fn folders_are_closed_to_others_and_repaired() {
 fn writable_layers_come_and_go() {
     let world = world();
     let id = ContainerId::random();
-    let layer = world.store.create_writable(&id).unwrap();
-    assert_eq!(world.store.create_writable(&id).unwrap(), layer, "idempotent");
-    assert_eq!(layer.upper.metadata().unwrap().permissions().mode() & 0o777, 0o755);
-    std::fs::write(layer.upper.join("file"), "x").unwrap();
+    let layer = world.store.create_writable(&id, &[]).unwrap();
+    assert_eq!(world.store.create_writable(&id, &[]).unwrap(), layer, "idempotent");
+    assert_eq!(layer.folder().metadata().unwrap().permissions().mode() & 0o777, 0o755);
+    std::fs::write(layer.folder().join("file"), "x").unwrap();
     assert_eq!(world.store.writables(), std::slice::from_ref(&id));
     world.store.remove_writable(&id).unwrap();
     world.store.remove_writable(&id).unwrap();
     assert_eq!(world.store.writables(), []);
-    assert!(!layer.upper.exists());
+    assert!(!layer.folder().exists());
 }

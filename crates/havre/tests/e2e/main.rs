@@ -18,6 +18,7 @@ mod cases;
 mod configured;
 mod confinement;
 mod debian;
+mod drivers;
 mod effects;
 mod endings;
 mod equal;
@@ -25,6 +26,7 @@ mod external;
 mod files;
 mod files_hostile;
 mod flags;
+mod fsck;
 mod hostile;
 mod images;
 mod limits;
@@ -84,6 +86,8 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(equal::ALL)
         .chain(registry::ALONE)
         .chain(registry_hostile::ALL)
+        .chain(fsck::ALL)
+        .chain(drivers::ALL)
 }
 
 fn main() -> ExitCode {

@@ -183,7 +183,8 @@ impl Tokens {
             } else {
                 asked.header("authorization") == known
             };
-            if !owner && !(asked.method == "GET" && asked.header("authorization").is_empty()) {
+            let reads_unasked = asked.method == "GET" && asked.header("authorization").is_empty();
+            if !owner && !reads_unasked {
                 let text =
                     r#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#;
                 return Some(Reply::body(401, text));
