@@ -170,9 +170,12 @@ pub fn shell() -> Result<Vec<u8>> {
     layer.finish()
 }
 
+/// The id of an attack, what it tries, and the layers that do.
+pub type Escape = (&'static str, &'static str, Vec<Vec<u8>>);
+
 /// Layers that try to reach a folder of the host, each under the id of the attack and what it tries. `outside` is an
 /// absolute path of a folder with a file `canary`.
-pub fn escapes(outside: &str) -> Result<Vec<(&'static str, &'static str, Vec<Vec<u8>>)>> {
+pub fn escapes(outside: &str) -> Result<Vec<Escape>> {
     let climb = format!("{}{}", "../".repeat(40), outside.trim_start_matches('/'));
     let absolute = outside.to_owned();
     let file = |path: &str| Layer::new().file(path, 0o644, b"escaped")?.finish();

@@ -183,7 +183,8 @@ impl Tokens {
             } else {
                 asked.header("authorization") == known
             };
-            if !owner && !(asked.method == "GET" && asked.header("authorization").is_empty()) {
+            let nobody = asked.method == "GET" && asked.header("authorization").is_empty();
+            if !owner && !nobody {
                 let text =
                     r#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#;
                 return Some(Reply::body(401, text));

@@ -263,7 +263,7 @@ fn documents(_: &World, client: &Client) {
     field.registry.lie(|asked| {
         let endless = asked.path.ends_with("/endless/manifests/1");
         let body = Reply::body(200, vec![b' '; 8 << 20]).with("Content-Type", media::MANIFEST);
-        endless.then(|| Reply { announced: Some(1 << 40), ..body })
+        endless.then_some(Reply { announced: Some(1 << 40), ..body })
     });
     field.refused("endless:1", "larger than 4194304 bytes");
     let env: Vec<String> = (0..400_000).map(|number| format!("VARIABLE_{number}=x")).collect();
