@@ -170,7 +170,7 @@ pub fn shell() -> Result<Vec<u8>> {
     layer.finish()
 }
 
-/// An id of the list of attacks, what is tried, and the layers that try it.
+/// The id of an attack, what it tries, and the layers that do.
 pub type Escape = (&'static str, &'static str, Vec<Vec<u8>>);
 
 /// Layers that try to reach a folder of the host, each under the id of the attack and what it tries. `outside` is an

@@ -205,7 +205,7 @@ fn the_database_is_made_to_say_what_is_so() {
     });
     let images =
         havre_image::Images::open(folder.path(), std::sync::Arc::clone(&db), registries.into()).unwrap();
-    let world = World { folder, images };
+    let world = World { folder, images: images.into() };
     world.load(&archive("app:1", &[&tar(&[("a", b"1")])], |_| {})).unwrap();
     let id = world.images.resolve("app:1").unwrap().id;
     let other = Digest::of_bytes(b"none");

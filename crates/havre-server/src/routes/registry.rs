@@ -3,6 +3,8 @@
 //! What a registry refuses at once is an error with its status; what goes wrong later is the last message of the stream,
 //! as clients expect. A client that goes away gives its transfer up.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
@@ -10,7 +12,7 @@ use havre_api::message::{ErrorDetail, JsonMessage, ProgressDetail};
 use havre_api::registry::{
     AUTH_HEADER, AuthConfig, AuthResponse, DistributionInspect, PushResult, SearchResult,
 };
-use havre_base::chain;
+use havre_engine::Engine;
 use havre_image::{
     Credentials, DOCKER_HUB, ImageError, PullEvent, PullSpec, PushEvent, PushSpec, PushStep, RegistryError,
     Reports, SearchSpec, Step,
@@ -24,7 +26,7 @@ use crate::Server;
 use crate::body::{self, Answer, Sink};
 use crate::error::Refusal;
 use crate::router::Call;
-use crate::routes::images::{filters, happened};
+use crate::routes::images::{explained, filters, happened};
 use crate::routes::platform;
 
 type Handled = Result<Answer, Refusal>;
@@ -80,6 +82,7 @@ fn named(name: &str, tag: &str) -> Result<(Reference, bool), Refusal> {
 
 /// Waits for the first event, so that an early failure is an error of the request itself, and then passes all on.
 async fn stream<E: Send + 'static>(
+    engine: Arc<Engine>,
     mut events: mpsc::Receiver<E>,
     work: JoinHandle<Result<(), ImageError>>,
     mut line: impl FnMut(E) -> Vec<JsonMessage> + Send + 'static,
@@ -107,7 +110,7 @@ async fn stream<E: Send + 'static>(
             };
         }
         if let Err(error) = work.end().await {
-            let message = chain(&error);
+            let message = explained(&engine, &error);
             let error_detail = Some(ErrorDetail { message: message.clone(), ..ErrorDetail::default() });
             say(&sink, &JsonMessage { error_detail, error: message, ..JsonMessage::default() }).await;
         }
@@ -189,10 +192,10 @@ pub(crate) async fn pull(server: &Server, call: &Call) -> Handled {
     let platform = platform::wanted(call, "platform")?.into_iter().next();
     let spec = PullSpec { reference, all_tags, platform, credentials: of_header(call) };
     let (reports, events) = Reports::channel();
-    let images = std::sync::Arc::clone(&server.engine.images);
+    let images = Arc::clone(&server.engine.images);
     let work = tokio::spawn(async move { images.pull(&spec, &reports).await });
-    let engine = std::sync::Arc::clone(&server.engine);
-    stream(events, work, move |event| match event {
+    let engine = Arc::clone(&server.engine);
+    stream(Arc::clone(&server.engine), events, work, move |event| match event {
         PullEvent::From { repository, name } => {
             vec![JsonMessage { id: name, ..status(format!("Pulling from {repository}")) }]
         }
@@ -227,10 +230,10 @@ pub(crate) async fn push(server: &Server, call: &Call, name: &str) -> Handled {
     }
     let spec = PushSpec { reference: reference.clone(), all_tags, credentials: of_header(call) };
     let (reports, events) = Reports::channel();
-    let images = std::sync::Arc::clone(&server.engine.images);
+    let images = Arc::clone(&server.engine.images);
     let work = tokio::spawn(async move { images.push(&spec, &reports).await });
-    let engine = std::sync::Arc::clone(&server.engine);
-    stream(events, work, move |event| match event {
+    let engine = Arc::clone(&server.engine);
+    stream(Arc::clone(&server.engine), events, work, move |event| match event {
         PushEvent::To(name) => vec![status(format!("The push refers to repository [{name}]"))],
         PushEvent::Layer(id, what) => vec![match what {
             PushStep::Preparing => step(&id, "Preparing", 0, 0),

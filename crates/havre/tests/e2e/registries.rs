@@ -183,8 +183,8 @@ impl Tokens {
             } else {
                 asked.header("authorization") == known
             };
-            let reads_unasked = asked.method == "GET" && asked.header("authorization").is_empty();
-            if !owner && !reads_unasked {
+            let nobody = asked.method == "GET" && asked.header("authorization").is_empty();
+            if !owner && !nobody {
                 let text =
                     r#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#;
                 return Some(Reply::body(401, text));
