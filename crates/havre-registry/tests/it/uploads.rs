@@ -37,14 +37,13 @@ fn uploads_go_on_where_they_broke_off() {
     let registry = FakeRegistry::start().unwrap();
     let content: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
     let digest = Digest::of_bytes(&content);
-    let (mut patches, copy) = (0, content.clone());
+    let mut patches = 0;
     registry.lie(move |asked| {
         if asked.method != "PATCH" {
             return None;
         }
         patches += 1;
         // The first one is refused for now, without having been taken.
-        assert!(copy.ends_with(&asked.body) || asked.body.is_empty());
         (patches == 1).then(|| Reply::status(503))
     });
     let registries = Registries::new(quick());

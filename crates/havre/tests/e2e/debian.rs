@@ -29,7 +29,10 @@ fn tools(world: &World, client: &Client) {
     let made = "useradd -m alice && su - alice -c 'id -un; pwd; touch file; stat -c %U file'";
     assert_eq!(run(client, &[], &["sh", "-c", made]), "alice\n/home/alice\nalice");
     assert_eq!(run(client, &["-u", "nobody"], &["id", "-un"]), "nobody");
-    assert_eq!(run(client, &[], &["sh", "-c", "ps -e -o comm= | sort | uniq | head -n 1"]), "head");
+    assert_eq!(
+        run(client, &[], &["sh", "-c", "ps -e -o comm= | grep -x ps | sort | uniq | head -n 1"]),
+        "ps"
+    );
 }
 
 fn compiler(world: &World, client: &Client) {

@@ -144,8 +144,7 @@ fn names(world: &World, client: &Client) {
     client.run(&["inspect", &id]).fails(1, "No such");
     // Nothing of a pulled image is dangling as long as it has its tag; without it it is.
     client.run(&["pull", "-q", &by_digest]).exits(0);
-    let out = client.run(&["image", "prune", "-af", "--filter", "until=1s"]);
-    assert_eq!(out.code, 0, "{out:?}");
+    client.run(&["image", "prune", "-f"]).exits(0);
     client.run(&["rmi", "-f", &id]);
 }
 

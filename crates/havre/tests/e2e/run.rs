@@ -56,7 +56,7 @@ fn defaults(_: &World, client: &Client) {
     daemon.load(client);
     let name = client.unique("defaults");
     // A process that ignores the signal, so that only the default time ends it.
-    let deaf = "trap '' TERM; echo up; while true; do sleep 1000; done";
+    let deaf = "trap '' TERM; >/up; echo up; while true; do sleep 1000; done";
     let run = ["run", "-d", "--name", &name, "--network", "none", "busybox", "sh", "-c", deaf];
     daemon.run(client, &run).exits(0);
     let inspect = |format: &str| daemon.run(client, &["inspect", "-f", format, &name]).exits(0);
@@ -98,6 +98,9 @@ fn defaults(_: &World, client: &Client) {
         deaf,
     ];
     daemon.run(client, &run).exits(0);
+    // Before its trap is set a signal ends it.
+    let is_up = "until [ -e /up ]; do sleep 0.05; done";
+    daemon.run(client, &["exec", &slow, "sh", "-c", is_up]).exits(0);
     let mut stop = client.command(&["stop", &slow]);
     let host = format!("unix://{}", daemon.path("s"));
     let mut stop = stop.env("DOCKER_HOST", &host).stdout(Stdio::null()).spawn().unwrap();
