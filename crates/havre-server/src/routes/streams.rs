@@ -113,7 +113,7 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
 /// Waits, briefly, until the client has read the head of the answer: some clients (docker-py) read the head
 /// through a buffer and the stream past it, and would lose what arrives together.
 async fn head_is_read(client: &tokio::net::UnixStream) {
-    const BRIEFLY: Duration = Duration::from_millis(200);
+    const BRIEFLY: Duration = Duration::from_millis(20);
     let read = async {
         // Each read of the peer makes the socket writable anew.
         while matches!(havre_engine::is_drained(client), Ok(false)) {
@@ -123,17 +123,6 @@ async fn head_is_read(client: &tokio::net::UnixStream) {
         }
     };
     tokio::time::timeout(BRIEFLY, read).await.unwrap_or(());
-}
-
-/// The same for a client that is handed on.
-pub(crate) async fn until_head_is_read(client: OwnedFd) -> std::io::Result<OwnedFd> {
-    let client = std::os::unix::net::UnixStream::from(client);
-    client.set_nonblocking(true)?;
-    let client = tokio::net::UnixStream::from_std(client)?;
-    head_is_read(&client).await;
-    let client = client.into_std()?;
-    client.set_nonblocking(false)?;
-    Ok(client.into())
 }
 
 /// Out of descriptors.
