@@ -430,6 +430,12 @@ impl Images {
         Ok(())
     }
 
+    /// Bytes that were removed and are not deleted yet.
+    #[must_use]
+    pub fn in_trash(&self) -> u64 {
+        self.snapshots.in_trash()
+    }
+
     /// Bytes of all layers, and of each image's those no other has.
     #[must_use]
     pub fn disk_usage(&self) -> DiskUsage {

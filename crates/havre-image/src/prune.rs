@@ -4,6 +4,7 @@
 //! between the choice and the removal stays.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock, Timestamp};
 use havre_oci::Digest;
@@ -84,6 +85,42 @@ impl Images {
             }
         }
         Ok((gone, before.saturating_sub(self.disk_usage().layers)))
+    }
+
+    /// Removes images that have no name and no user, oldest first, until layers of so many bytes went. Those younger than
+    /// `age` stay.
+    pub fn remove_nameless(
+        &self,
+        age: Duration,
+        bytes: u64,
+        users: Users<'_>,
+    ) -> Result<(Vec<Removed>, u64)> {
+        let nanos = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+        let limit = Timestamp::from_nanos(Self::now().as_nanos().saturating_sub(nanos));
+        let since = |known: &Known| known.record.last_tagged.max(known.config.created_at());
+        let wanted = |state: &State, known: &Known| {
+            let young = since(known).is_some_and(|since| since > limit);
+            !young && !state.is_parent(&known.id) && state.names(&known.id).next().is_none()
+        };
+        let (mut gone, mut freed) = (Vec::new(), 0_u64);
+        loop {
+            let mut state = self.state();
+            let mut oldest: Vec<(Option<Timestamp>, Digest)> = state
+                .images()
+                .values()
+                .filter(|known| wanted(&state, known))
+                .map(|known| (since(known), known.id.clone()))
+                .collect();
+            oldest.sort();
+            let Some((_, image)) = oldest.into_iter().find(|(_, id)| users(id).is_empty()) else { break };
+            let before = state.size();
+            self.take(&mut state, vec![Taken { image, names: Vec::new(), whole: true }], &mut gone)?;
+            freed = freed.saturating_add(before.saturating_sub(state.size()));
+            if freed >= bytes {
+                break;
+            }
+        }
+        Ok((gone, freed))
     }
 
     /// The images that could go, as it seems now.
