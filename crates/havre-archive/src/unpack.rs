@@ -101,6 +101,8 @@ pub struct Unpacker<O> {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Times of folders, which the files made in them would change.
     folders: Vec<(Vec<u8>, Timestamps)>,
+    /// Bytes that those take.
+    remembered: usize,
     links: HashSet<Vec<u8>>,
     size: u64,
 }
@@ -148,6 +150,9 @@ fn tolerate(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     }
 }
 
+/// Memory for what is remembered of folders: some hundred thousand of them.
+const FOLDERS: usize = 64 << 20;
+
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl<O: Owner> Unpacker<O> {
@@ -155,7 +160,7 @@ impl<O: Owner> Unpacker<O> {
     pub fn new(root: OwnedFd, base: &[u8], rules: Rules, owner: O) -> Self {
         let base = base.split(|&b| b == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/');
         let (folders, links) = (Vec::new(), HashSet::new());
-        Self { owner, root, base, rules, parent: None, folders, links, size: 0 }
+        Self { owner, root, base, rules, parent: None, folders, remembered: 0, links, size: 0 }
     }
 
     /// Bytes of all files made.
@@ -204,7 +209,7 @@ impl<O: Owner> Unpacker<O> {
             if entry.kind == Kind::Directory && self.rules.root {
                 let root = self.open_inside(b"").map_err(|e| failed(entry)(e.into()))?;
                 self.set_metadata(&root, entry).map_err(|e| failed(entry)(e.into()))?;
-                self.folders.push((Vec::new(), times(entry)));
+                self.remember(&[], times(entry))?;
             }
             return self.keep(tar, entry);
         }
@@ -421,7 +426,20 @@ impl<O: Owner> Unpacker<O> {
             Ok(self.set_metadata(&folder, entry)?)
         };
         finish().map_err(failed(entry))?;
-        self.folders.push((path.to_vec(), times(entry)));
+        self.remember(path, times(entry))
+    }
+
+    fn remember(&mut self, path: &[u8], times: Timestamps) -> Result<(), ArchiveError> {
+        if let Some(last) = self.folders.last_mut().filter(|(last, _)| last == path) {
+            last.1 = times;
+            return Ok(());
+        }
+        self.remembered += path.len() + size_of::<(Vec<u8>, Timestamps)>();
+        if self.remembered > FOLDERS {
+            let limit = u64::try_from(FOLDERS).unwrap_or(u64::MAX);
+            return Err(ArchiveError::Limit { what: "bytes for the names of folders", limit });
+        }
+        self.folders.push((path.to_vec(), times));
         Ok(())
     }
 

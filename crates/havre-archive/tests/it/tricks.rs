@@ -3,7 +3,9 @@
 
 use std::io::{self, Read};
 
-use havre_archive::tar::TarReader;
+use havre_archive::ArchiveError;
+use havre_archive::tar::{Kind, TarReader};
+use havre_archive::unpack::Links;
 
 /// An archive that counts how often and how far it is read; past its end it goes on with zeros for ever.
 struct Counted<'a> {
@@ -203,4 +205,18 @@ fn i09_maps_of_holes_are_bounded() {
     archive.extend(more.repeat(30_000));
     let found = read(&archive, true);
     assert!(found.is_err(), "{found:?}");
+}
+
+#[test]
+fn i18_folders_without_number_do_not_take_all_memory() {
+    let root = tempfile::tempdir().unwrap();
+    let long = vec!["n".repeat(200); 19].join("/");
+    let folders: Vec<_> =
+        (0..18_000).map(|number| crate::entry(Kind::Directory, &format!("{long}/{number}"), "")).collect();
+    let error = crate::unpack(&crate::archive(&folders), root.path(), "", Links::InRoot).unwrap_err();
+    assert!(matches!(error, ArchiveError::Limit { limit: 67_108_864, .. }), "{error}");
+    // The same one again and again is one.
+    let same = vec![crate::entry(Kind::Directory, "folder", ""); 100_000];
+    let root = tempfile::tempdir().unwrap();
+    crate::unpack(&crate::archive(&same), root.path(), "", Links::InRoot).unwrap();
 }
