@@ -27,6 +27,9 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("openssl", &["openssl"]),
     ("skopeo", &["skopeo"]),
     ("tar", &["tar"]),
+    // Who shows our packet filters and links in words.
+    ("nft", &["nftables"]),
+    ("ip", &["iproute2"]),
     // The languages of other client libraries.
     ("python3", &["python3", "python3-venv"]),
     ("node", &["nodejs"]),

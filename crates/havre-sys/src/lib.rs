@@ -10,6 +10,7 @@
 pub mod bpf;
 pub mod btrfs;
 pub mod clock;
+pub mod conntrack;
 pub mod durable;
 pub mod interface;
 pub mod keyring;
@@ -18,6 +19,7 @@ pub mod memfd;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod path;
 pub mod probe;
 pub mod process;

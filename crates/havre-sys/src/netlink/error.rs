@@ -90,6 +90,12 @@ impl NetlinkError {
             Some(Errno::NODEV | Errno::NOENT | Errno::SRCH | Errno::ADDRNOTAVAIL | Errno::NXIO)
         )
     }
+
+    /// Whether a transaction of the packet filter was refused because somebody else changed it meanwhile.
+    #[must_use]
+    pub fn is_overtaken(&self) -> bool {
+        self.errno().is_some_and(|errno| errno.raw_os_error() == libc::ERESTART)
+    }
 }
 
 impl fmt::Display for NetlinkError {

@@ -194,3 +194,28 @@ impl AsFd for Route {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::attribute::tests::noise;
+    use super::*;
+
+    /// Messages of every kind with random bytes behind the header, some of them like attributes.
+    #[test]
+    fn hostile_messages_are_passed_over() {
+        for seed in 0..4_000_u64 {
+            let mut payload = noise(seed, usize::try_from(seed % 200).unwrap());
+            // Lengths and kinds that are likely make attributes that are read.
+            for at in (8..payload.len().saturating_sub(4)).step_by(8) {
+                let kind = payload[at] % 60;
+                payload[at..at + 4].copy_from_slice(&[8, 0, kind, 0]);
+            }
+            for kind in 16..100 {
+                let message = Message { kind, flags: 0, number: 1, port: 1, payload: &payload };
+                let _event = event(&message);
+                let _neighbour = neighbour::read(&message);
+                let _qdisc = qdisc::read(&message);
+            }
+        }
+    }
+}

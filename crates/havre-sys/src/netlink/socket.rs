@@ -75,13 +75,21 @@ impl Socket {
 
     /// Sends all in one call. Answers other than success and failure go to `answer`. All messages are
     /// carried out, also those behind one that is refused; the error is that of the first.
-    pub fn transact(&mut self, messages: &mut Messages, mut answer: impl FnMut(&Message<'_>)) -> Result<()> {
-        if messages.is_empty() {
-            return Ok(());
-        }
+    pub fn transact(&mut self, messages: &mut Messages, answer: impl FnMut(&Message<'_>)) -> Result<()> {
+        let Some(last) = messages.count().checked_sub(1) else { return Ok(()) };
+        self.transact_until(messages, last, answer)
+    }
+
+    /// The same, where the last message that is answered is the one at `last`.
+    pub(crate) fn transact_until(
+        &mut self,
+        messages: &mut Messages,
+        last: usize,
+        mut answer: impl FnMut(&Message<'_>),
+    ) -> Result<()> {
         // Failures are always told; of success one word is enough, behind everything else.
         let count = messages.count();
-        messages.want_answer(count - 1);
+        messages.want_answer(last);
         let first = self.send(messages)?;
         let (mut failure, mut answered) = (None, false);
         loop {
@@ -97,7 +105,7 @@ impl Socket {
                     continue;
                 }
                 let told = message.answer().ok_or(NetlinkError::Garbled("an answer without a code"))?;
-                answered |= index == count - 1;
+                answered |= index == last;
                 if told.errno.is_some() && failure.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
                     failure = Some((index, told));
                 }

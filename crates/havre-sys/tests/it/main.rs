@@ -2,5 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
+mod filter;
+mod forward;
 mod links;
 mod world;
