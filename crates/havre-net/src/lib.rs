@@ -1,0 +1,15 @@
+//! Networks: what is asked of them, their addresses, and how containers are joined to them.
+//!
+//! Invariants: no address is given twice; no subnet overlaps another one or, where nobody chose it, a route of the host;
+//! what is asked and cannot be done is refused with the option's name.
+//! Not here: containers. A sandbox is a network namespace and an id.
+
+pub mod addresses;
+mod error;
+pub mod options;
+pub mod pools;
+pub mod spec;
+
+pub use error::NetError;
+
+type Result<T> = std::result::Result<T, NetError>;
