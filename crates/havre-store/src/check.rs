@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use havre_oci::{Digest, Digester};
 
-use crate::{Content, Snapshots, StoreError, folder};
+use crate::{Content, Driver, Snapshots, StoreError, erofs, folder};
 
 /// How a layer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,10 @@ impl Content {
 impl Snapshots {
     /// Reads a layer to its end and compares its archive's digest.
     pub fn verify(&self, diff_id: &Digest) -> Result<Verified, StoreError> {
+        if self.driver == Driver::Erofs {
+            let info = self.layer(diff_id).ok_or_else(|| StoreError::Missing(diff_id.clone()))?;
+            return erofs::verify(&self.layer_path(diff_id), &info).map(|()| Verified::Whole);
+        }
         match self.write_tar(diff_id, &mut io::sink()) {
             Ok(()) => Ok(Verified::Whole),
             Err(StoreError::Read { source, .. }) if source.kind() == io::ErrorKind::Unsupported => {
