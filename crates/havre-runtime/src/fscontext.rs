@@ -189,9 +189,10 @@ impl<'a> OpenLayers<'a> {
     fn paths(&self) -> Vec<PathBuf> {
         use std::os::fd::AsRawFd;
         let path = |(path, mount): &(&Path, Option<OwnedFd>)| {
-            mount
-                .as_ref()
-                .map_or_else(|| (*path).into(), |fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
+            mount.as_ref().map_or_else(
+                || (*path).into(),
+                |fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            )
         };
         self.0.iter().map(path).collect()
     }

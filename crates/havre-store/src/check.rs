@@ -15,6 +15,8 @@ use crate::{Content, Driver, Snapshots, StoreError, erofs, folder};
 pub enum Verified {
     /// Its archive, written again, has its digest.
     Whole,
+    /// Its archive has its digest, but what shows it as files is damaged and can be made again.
+    Mendable,
     /// Its archive had something that is not kept (`recipe`), so only its record could be read.
     Unrepeatable,
 }
@@ -82,7 +84,7 @@ impl Snapshots {
     pub fn verify(&self, diff_id: &Digest) -> Result<Verified, StoreError> {
         if self.driver == Driver::Erofs {
             let info = self.layer(diff_id).ok_or_else(|| StoreError::Missing(diff_id.clone()))?;
-            return erofs::verify(&self.layer_path(diff_id), &info).map(|()| Verified::Whole);
+            return erofs::verify(&self.layer_path(diff_id), &info);
         }
         match self.write_tar(diff_id, &mut io::sink()) {
             Ok(()) => Ok(Verified::Whole),
@@ -90,6 +92,16 @@ impl Snapshots {
                 Ok(Verified::Unrepeatable)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Makes what shows a layer's archive as files again.
+    pub fn mend(&self, diff_id: &Digest) -> Result<(), StoreError> {
+        let info = self.layer(diff_id).ok_or_else(|| StoreError::Missing(diff_id.clone()))?;
+        match self.driver {
+            Driver::Erofs => erofs::mend(&self.layer_path(diff_id), &info),
+            // Their files are all there is.
+            Driver::Overlay2 | Driver::Vfs | Driver::Btrfs => Ok(()),
         }
     }
 

@@ -31,7 +31,8 @@ pub fn mount_if_file(path: &Path) -> io::Result<Option<OwnedFd>> {
     }
     match mount(opened) {
         Err(error) if error.raw_os_error() == Some(Errno::NOTBLK.raw_os_error()) => {
-            let why = "the kernel cannot mount EROFS from a file here (CONFIG_EROFS_FS_BACKED_BY_FILE, Linux 6.12)";
+            let why =
+                "the kernel cannot mount EROFS from a file here (CONFIG_EROFS_FS_BACKED_BY_FILE, Linux 6.12)";
             Err(io::Error::new(io::ErrorKind::Unsupported, why))
         }
         other => other.map(Some),

@@ -17,9 +17,7 @@ use havre_api::message::{ErrorDetail, JsonMessage};
 use havre_api::{ApiVersion, Filters};
 use havre_base::{ContainerId, chain};
 use havre_engine::Engine;
-use havre_image::{
-    ImageError, ImageUser, ImageView, ImportSpec, ListSpec, LoadEvent, PruneSpec, Removed,
-};
+use havre_image::{ImageError, ImageUser, ImageView, ImportSpec, ListSpec, LoadEvent, PruneSpec, Removed};
 use havre_oci::{Digest, Platform, Reference};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -246,10 +244,7 @@ pub(crate) async fn inspect(server: &Server, call: &Call, name: &str) -> Handled
         variant: platform.variant.clone().unwrap_or_default(),
         os: platform.os.clone(),
         size: count_of(view.size),
-        graph_driver: Some(GraphDriver {
-            name: driver.name().into(),
-            data: driver.mounts().then_some(data),
-        }),
+        graph_driver: Some(GraphDriver { name: driver.name().into(), data: driver.mounts().then_some(data) }),
         root_fs: RootFs {
             kind: "layers".into(),
             layers: Some(document.rootfs.diff_ids.iter().map(ToString::to_string).collect()),

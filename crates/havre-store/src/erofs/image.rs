@@ -16,7 +16,7 @@ use havre_archive::ArchiveError;
 use havre_oci::Digest;
 
 use super::ARCHIVE;
-use super::tree::{Id, Node, ROOT, Tree, What, index};
+use super::tree::{Attribute, Id, Node, Piece, ROOT, Tree, What, index};
 use crate::StoreError;
 
 /// Bytes of a block.
@@ -65,6 +65,9 @@ pub(super) fn moment(file: &File) -> io::Result<u64> {
     file.read_exact_at(&mut bytes, SUPERBLOCK + 24)?;
     Ok(u64::from_le_bytes(bytes))
 }
+
+/// An entry of a folder: its name, what it names, and of what kind that is.
+type Name<'a> = (&'a [u8], Id, u8);
 
 /// How the content of a node is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +130,7 @@ impl Image<'_> {
         self.blocks(&layout, &mut out).map_err(unwritten)?;
         out.fill(layout.chunks).map_err(unwritten)?;
         out.flush().map_err(unwritten)?;
-        for (from, to, length) in chunks {
+        for Piece { from, to, length } in chunks {
             sink.copy(from, to, length).map_err(unwritten)?;
         }
         // Chunks are read whole, so what they lack is there as a hole.
@@ -238,7 +241,7 @@ impl Image<'_> {
         &self,
         layout: &Layout,
         out: &mut Cursor<'_, impl Sink>,
-    ) -> Result<(Vec<(u64, u64, u64)>, u64), StoreError> {
+    ) -> Result<(Vec<Piece>, u64), StoreError> {
         let unwritten = |e: io::Error| StoreError::write(Path::new(""), e);
         let mut copies = Vec::new();
         let mut free = layout.chunks;
@@ -273,7 +276,7 @@ impl Image<'_> {
                                 free - size
                             });
                             let most = (piece.length - done).min(size - to % size);
-                            copies.push((from, place + to % size, most));
+                            copies.push(Piece { from, to: place + to % size, length: most });
                             done += most;
                         }
                     }
@@ -343,9 +346,9 @@ impl<S: Sink> Cursor<'_, S> {
 }
 
 /// The names of a folder in their order, with its own and the one above it among them.
-fn names(tree: &Tree, id: Id) -> Vec<(&[u8], Id, u8)> {
+fn names(tree: &Tree, id: Id) -> Vec<Name<'_>> {
     let Some(folder) = tree.at(id).folder() else { return Vec::new() };
-    let mut names: Vec<(&[u8], Id, u8)> =
+    let mut names: Vec<Name<'_>> =
         folder.names.iter().map(|(name, id)| (&**name, *id, kind(&tree.at(*id).what))).collect();
     const FOLDER: u8 = 2;
     for own in [(b".".as_slice(), id, FOLDER), (b"..", folder.parent, FOLDER)] {
@@ -356,11 +359,11 @@ fn names(tree: &Tree, id: Id) -> Vec<(&[u8], Id, u8)> {
 }
 
 /// The names of a folder, block by block.
-fn folder_blocks<'a, 'b>(names: &'b [(&'a [u8], Id, u8)]) -> impl Iterator<Item = &'b [(&'a [u8], Id, u8)]> {
+fn folder_blocks<'a, 'b>(names: &'b [Name<'a>]) -> impl Iterator<Item = &'b [Name<'a>]> {
     let mut left = names;
     std::iter::from_fn(move || {
         let mut used = 0;
-        let fits = |(name, ..): &&(&[u8], Id, u8)| {
+        let fits = |(name, ..): &&Name<'_>| {
             used += ENTRY + name.len();
             count(used) <= BLOCK
         };
@@ -371,13 +374,13 @@ fn folder_blocks<'a, 'b>(names: &'b [(&'a [u8], Id, u8)]) -> impl Iterator<Item 
 }
 
 /// Bytes of a folder: whole blocks and what is in the last one.
-fn folder_length(names: &[(&[u8], Id, u8)]) -> u64 {
-    let used = |part: &[(&[u8], Id, u8)]| part.iter().map(|(name, ..)| ENTRY + name.len()).sum::<usize>();
+fn folder_length(names: &[Name<'_>]) -> u64 {
+    let used = |part: &[Name<'_>]| part.iter().map(|(name, ..)| ENTRY + name.len()).sum::<usize>();
     folder_blocks(names).fold(0, |length: u64, part| length.next_multiple_of(BLOCK) + count(used(part)))
 }
 
 /// One block of a folder: its entries, then their names.
-fn folder_block(layout: &Layout, names: &[(&[u8], Id, u8)]) -> Vec<u8> {
+fn folder_block(layout: &Layout, names: &[Name<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut offset = names.len() * ENTRY;
     for (name, id, kind) in names {
@@ -460,9 +463,7 @@ fn prefix(name: &[u8]) -> (u8, &[u8]) {
 }
 
 fn attributes_length(node: &Node) -> usize {
-    let length = |(name, value): &(Box<[u8]>, Box<[u8]>)| {
-        (4 + prefix(name).1.len() + value.len()).next_multiple_of(4)
-    };
+    let length = |(name, value): &Attribute| (4 + prefix(name).1.len() + value.len()).next_multiple_of(4);
     let all: usize = node.xattrs.iter().map(length).sum();
     if all == 0 { 0 } else { ATTRIBUTES + all }
 }

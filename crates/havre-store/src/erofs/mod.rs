@@ -29,7 +29,7 @@ pub(crate) use self::probe::probe;
 use self::tree::{Content, Piece, Tree};
 use crate::extract::{self, Extracted, Limits, Meaning};
 use crate::stream::{Counted, Plain};
-use crate::{LayerInfo, StoreError};
+use crate::{LayerInfo, StoreError, Verified};
 
 /// The file of a layer, in its folder.
 pub(crate) const IMAGE: &str = "layer.erofs";
@@ -41,7 +41,7 @@ const BEGIN: u64 = 8 << 20;
 /// Writes everything that is read.
 struct Recorded<R> {
     inner: R,
-    file: Option<File>,
+    file: File,
     /// Bytes since the disk was told to begin.
     waiting: u64,
     /// Why it could not be written, which is told apart from a stream that cannot be read.
@@ -51,16 +51,14 @@ struct Recorded<R> {
 impl<R: Read> Read for Recorded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        if let Some(file) = &mut self.file {
-            if let Err(error) = file.write_all(&buffer[..count]) {
-                self.broken = Some(error);
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.waiting += u64::try_from(count).unwrap_or(0);
-            if self.waiting >= BEGIN {
-                havre_sys::durable::begin_writing(file);
-                self.waiting = 0;
-            }
+        if let Err(error) = self.file.write_all(&buffer[..count]) {
+            self.broken = Some(error);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.waiting += u64::try_from(count).unwrap_or(0);
+        if self.waiting >= BEGIN {
+            havre_sys::durable::begin_writing(&self.file);
+            self.waiting = 0;
         }
         Ok(count)
     }
@@ -75,8 +73,7 @@ pub(crate) fn import(input: impl Read, folder: &Path, limits: Limits) -> Result<
     let image = file.try_clone().map_err(made)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let plain = Plain::new(input, true).map_err(ArchiveError::stream)?;
-    let recorded =
-        Recorded { inner: Counted::new(plain, true), file: Some(file), waiting: 0, broken: None };
+    let recorded = Recorded { inner: Counted::new(plain, true), file, waiting: 0, broken: None };
     let mut tar = TarReader::new(recorded, false);
     let mut tree = Tree::new(limits.rules(), now);
     let collected = collect(&mut tree, &mut tar, limits);
@@ -167,20 +164,20 @@ pub(crate) fn write_tar(folder: &Path, size: u64, out: &mut impl Write) -> io::R
     Ok(())
 }
 
-/// Reads the layer's file at `path` to its end: the archive must have its digest, and the rest be what follows from it.
-pub(crate) fn verify(path: &Path, info: &LayerInfo) -> Result<(), StoreError> {
+/// A layer's file that was read to the end of its archive, which has its digest.
+struct Known {
+    file: File,
+    tree: Tree,
+    now: u64,
+}
+
+fn read(path: &Path, info: &LayerInfo, write: bool) -> Result<Known, StoreError> {
     let unread = |e: io::Error| StoreError::read(path, e);
-    let mut file = File::open(path).map_err(unread)?;
+    let mut file = File::options().read(true).write(write).open(path).map_err(unread)?;
     let now = image::moment(&file).map_err(unread)?;
     io::Seek::seek(&mut file, io::SeekFrom::Start(ARCHIVE)).map_err(unread)?;
-    let image = file.try_clone().map_err(unread)?;
-    let recorded = Recorded {
-        inner: Counted::new(file.take(info.tar_size), true),
-        file: None,
-        waiting: 0,
-        broken: None,
-    };
-    let mut tar = TarReader::new(recorded, false);
+    let archive = file.try_clone().map_err(unread)?.take(info.tar_size);
+    let mut tar = TarReader::new(Counted::new(archive, true), false);
     // What was taken once is not refused now.
     let limits = Limits { entries: u64::MAX, bytes: u64::MAX, ..Limits::default() };
     let mut tree = Tree::new(limits.rules(), now);
@@ -188,16 +185,41 @@ pub(crate) fn verify(path: &Path, info: &LayerInfo) -> Result<(), StoreError> {
     let mut input = tar.into_input();
     // The digest says more than where the archive stopped to be one.
     io::copy(&mut input, &mut io::sink()).map_err(unread)?;
-    let found = input.inner.digest().ok_or_else(|| unread(io::Error::other("no digest")))?;
+    let found = input.digest().ok_or_else(|| unread(io::Error::other("no digest")))?;
     if found != info.diff_id {
         return Err(StoreError::Mismatch { what: "stored layer", expected: info.diff_id.clone(), found });
     }
-    collected?;
-    let image_of = Image { tree: &tree, tar_size: info.tar_size, diff_id: &info.diff_id, now };
-    image_of.write(&mut Compared { file: &image, block: Vec::new() }).map_err(|error| match error {
-        StoreError::Write { source, .. } => StoreError::Read { path: path.into(), source },
+    collected.map_err(|error| unread(io::Error::other(havre_base::chain(&error))))?;
+    Ok(Known { file, tree, now })
+}
+
+impl Known {
+    fn image<'a>(&'a self, info: &'a LayerInfo) -> Image<'a> {
+        Image { tree: &self.tree, tar_size: info.tar_size, diff_id: &info.diff_id, now: self.now }
+    }
+}
+
+/// Reads the layer's file at `path` to its end: the archive must have its digest, and the rest be what follows from it.
+pub(crate) fn verify(path: &Path, info: &LayerInfo) -> Result<Verified, StoreError> {
+    let known = read(path, info, false)?;
+    match known.image(info).write(&mut Compared { file: &known.file, block: Vec::new() }) {
+        Ok(()) => Ok(Verified::Whole),
+        Err(StoreError::Write { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+            Ok(Verified::Mendable)
+        }
+        Err(StoreError::Write { source, .. }) => Err(StoreError::Read { path: path.into(), source }),
+        Err(other) => Err(other),
+    }
+}
+
+/// Makes what is around the archive again. Containers may have it mounted: they get what they should have had.
+pub(crate) fn mend(path: &Path, info: &LayerInfo) -> Result<(), StoreError> {
+    let known = read(path, info, true)?;
+    known.image(info).write(&mut Written(&known.file)).map_err(|error| match error {
+        StoreError::Write { source, .. } => StoreError::Write { path: path.into(), source },
         other => other,
-    })
+    })?;
+    known.file.sync_all().map_err(|e| StoreError::write(path, e))
 }
 
 /// A file that is made.

@@ -22,7 +22,8 @@ pub(crate) fn probe(root: &Path) -> Result<(), StoreError> {
             "the storage driver \"erofs\" (experimental) cannot be used here: {why}: choose overlay2, in another --data-root"
         ))
     };
-    let path = folder::unused(root);
+    // What stays after a crash is deleted with what else is there.
+    let path = folder::unused(&root.join("tmp"));
     folder::private(&path)?;
     let probed = sample(&path).and_then(|()| {
         let file = path.join(IMAGE);

@@ -31,6 +31,9 @@ const SET_GROUP: u16 = 0o2000;
 /// About what a node costs besides its names and attributes.
 const NODE: usize = 160;
 
+/// Name and value.
+pub(super) type Attribute = (Box<[u8]>, Box<[u8]>);
+
 /// A piece of a sparse file: bytes of the layer's file that belong to a place in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -76,7 +79,7 @@ pub(super) struct Node {
     pub(super) links: u32,
     pub(super) mtime: (i64, u32),
     /// By whole name; few.
-    pub(super) xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub(super) xattrs: Vec<Attribute>,
 }
 
 impl Node {
@@ -135,12 +138,7 @@ impl Tree {
     }
 
     /// Adds what an entry describes; `path` is its cleaned name.
-    pub(super) fn entry(
-        &mut self,
-        entry: &Entry,
-        path: &[u8],
-        content: Content,
-    ) -> Result<(), ArchiveError> {
+    pub(super) fn entry(&mut self, entry: &Entry, path: &[u8], content: Content) -> Result<(), ArchiveError> {
         if path.is_empty() {
             if entry.kind == Kind::Directory && self.rules.root {
                 let (uid, gid) = {
@@ -217,7 +215,10 @@ impl Tree {
     pub(super) fn check_weight(&self) -> Result<(), ArchiveError> {
         if self.weight > Self::BUDGET {
             let limit = u64::try_from(Self::BUDGET).unwrap_or(0);
-            return Err(ArchiveError::Limit { what: "bytes of names and attributes with this driver", limit });
+            return Err(ArchiveError::Limit {
+                what: "bytes of names and attributes with this driver",
+                limit,
+            });
         }
         Ok(())
     }
@@ -235,13 +236,7 @@ impl Tree {
         Ok(made)
     }
 
-    fn hard_link(
-        &mut self,
-        entry: &Entry,
-        path: &[u8],
-        parent: Id,
-        name: &[u8],
-    ) -> Result<(), ArchiveError> {
+    fn hard_link(&mut self, entry: &Entry, path: &[u8], parent: Id, name: &[u8]) -> Result<(), ArchiveError> {
         let target = self.clean(&entry.link)?;
         if target.as_slice() == path {
             return Ok(());
@@ -316,7 +311,8 @@ impl Tree {
     }
 
     fn put_folder(&mut self, parent: Id, name: &[u8]) -> Result<Id> {
-        let made = self.put(parent, name, What::Folder(Box::new(Folder { parent, names: BTreeMap::new() })))?;
+        let made =
+            self.put(parent, name, What::Folder(Box::new(Folder { parent, names: BTreeMap::new() })))?;
         self.at_mut(made).mode = 0o755;
         Ok(made)
     }

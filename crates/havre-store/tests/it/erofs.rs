@@ -111,24 +111,26 @@ impl Pair {
 
     /// The same archive by both; the tree, unless it is refused by both in the same words.
     fn apply(&self, tar: &[u8]) -> Result<Tree, String> {
-        let [extracted, mounted] = [&self.extracted, &self.mounted].map(|world| -> Result<Tree, StoreError> {
-            let layer = world.store.extract(tar, Limits::default())?;
-            let (diff_id, size) = (layer.info.diff_id.clone(), layer.info.size);
-            world.store.commit(vec![layer])?;
-            let tree = look(&world.files(&diff_id));
-            world.forget();
-            let verified = world.store.verify(&diff_id);
-            if world.store.driver() == Driver::Erofs {
-                assert_eq!(verified.unwrap(), Verified::Whole);
-                let mut again = Vec::new();
-                world.store.write_tar(&diff_id, &mut again).unwrap();
-                assert!(again == tar);
-            }
-            let regular: u64 = tree.values().filter(|seen| seen.mode & 0o170_000 == 0o100_000).map(|s| s.length).sum();
-            assert!(size >= regular / 64, "{size} {regular}");
-            world.store.remove_layer(&diff_id).unwrap();
-            Ok(tree)
-        });
+        let [extracted, mounted] =
+            [&self.extracted, &self.mounted].map(|world| -> Result<Tree, StoreError> {
+                let layer = world.store.extract(tar, Limits::default())?;
+                let (diff_id, size) = (layer.info.diff_id.clone(), layer.info.size);
+                world.store.commit(vec![layer])?;
+                let tree = look(&world.files(&diff_id));
+                world.forget();
+                let verified = world.store.verify(&diff_id);
+                if world.store.driver() == Driver::Erofs {
+                    assert_eq!(verified.unwrap(), Verified::Whole);
+                    let mut again = Vec::new();
+                    world.store.write_tar(&diff_id, &mut again).unwrap();
+                    assert!(again == tar);
+                }
+                let regular: u64 =
+                    tree.values().filter(|seen| seen.mode & 0o170_000 == 0o100_000).map(|s| s.length).sum();
+                assert!(size >= regular / 64, "{size} {regular}");
+                world.store.remove_layer(&diff_id).unwrap();
+                Ok(tree)
+            });
         match (extracted, mounted) {
             (Ok(mut extracted), Ok(mut mounted)) => {
                 // What no entry gives a time has that of its making.
@@ -183,7 +185,8 @@ fn with(entry: Entry, xattrs: &[(&str, &[u8])]) -> Entry {
 fn every_kind_of_entry_is_the_same_mounted_as_extracted() {
     let Some(pair) = Pair::new() else { return };
     let capability: Vec<u8> = [1, 0, 0, 2].into_iter().chain([7; 16]).collect();
-    let list = acl(&[(1, 6, u32::MAX), (2, 7, 1000), (4, 4, u32::MAX), (0x10, 5, u32::MAX), (0x20, 0, u32::MAX)]);
+    let list =
+        acl(&[(1, 6, u32::MAX), (2, 7, 1000), (4, 4, u32::MAX), (0x10, 5, u32::MAX), (0x20, 0, u32::MAX)]);
     let long = "n".repeat(255);
     let far = format!("{}end", "up/".repeat(700));
     let mut entries: Vec<(Entry, Vec<u8>)> = vec![
@@ -191,11 +194,23 @@ fn every_kind_of_entry_is_the_same_mounted_as_extracted() {
         (with(folder("attributes/"), &[("user.a", b"1"), ("system.posix_acl_default", &list)]), vec![]),
         (with(file("caps"), &[("security.capability", &capability), ("user.x", &[7; 3000])]), vec![9; 5000]),
         (with(file("listed"), &[("system.posix_acl_access", &list), ("user.empty", b"")]), vec![]),
-        (with(of(Kind::Fifo, "fifo", ""), &[("user.never", b"1"), ("system.posix_acl_access", &list)]), vec![]),
+        (
+            with(of(Kind::Fifo, "fifo", ""), &[("user.never", b"1"), ("system.posix_acl_access", &list)]),
+            vec![],
+        ),
         (with(of(Kind::Symlink, "l", "nowhere"), &[("user.never", b"1")]), vec![]),
         (of(Kind::Symlink, "far", &far), vec![]),
         (of(Kind::Symlink, "middle", &"m".repeat(430)), vec![]),
-        (Entry { mtime: (-86_400, 0), mode: 0o4755, uid: 70_000, gid: u64::from(u32::MAX) - 1, ..file("ids") }, vec![1; 512]),
+        (
+            Entry {
+                mtime: (-86_400, 0),
+                mode: 0o4755,
+                uid: 70_000,
+                gid: u64::from(u32::MAX) - 1,
+                ..file("ids")
+            },
+            vec![1; 512],
+        ),
         (Entry { device: (8, 300), uid: 6, mode: 0o660, ..of(Kind::Block, "dev/sda", "") }, vec![]),
         (Entry { device: (1, 3), ..of(Kind::Character, "dev/null", "") }, vec![]),
         (of(Kind::HardLink, "dev/zero", "dev/null"), vec![]),
@@ -213,9 +228,11 @@ fn every_kind_of_entry_is_the_same_mounted_as_extracted() {
         (file("tree/through"), b"t".to_vec()),
     ];
     for number in 0..3000 {
-        entries.push((file(&format!("many/{number}-{}", "x".repeat(number % 60))), vec![b'c'; number % 1500]));
+        entries
+            .push((file(&format!("many/{number}-{}", "x".repeat(number % 60))), vec![b'c'; number % 1500]));
     }
-    let entries: Vec<(Entry, &[u8])> = entries.iter().map(|(entry, bytes)| (entry.clone(), &bytes[..])).collect();
+    let entries: Vec<(Entry, &[u8])> =
+        entries.iter().map(|(entry, bytes)| (entry.clone(), &bytes[..])).collect();
     let tree = pair.apply(&archive(&entries)).unwrap();
     let of = |name: &str| tree.get(&OsString::from(name)).unwrap_or_else(|| panic!("{name}"));
     assert_eq!(of("kept").content, b"first");
@@ -269,12 +286,25 @@ fn a_file_that_changed_is_found_wherever_it_changed() {
         let mut changed = whole.clone();
         changed[at] ^= 0x40;
         std::fs::write(&path, &changed).unwrap();
-        assert!(world.store.verify(&diff_id).is_err(), "{at} of {}", whole.len());
+        let verified = world.store.verify(&diff_id);
+        if (4096..4096 + tar.len()).contains(&at) {
+            assert!(matches!(verified, Err(StoreError::Mismatch { .. })), "{at}: {verified:?}");
+            assert!(world.store.mend(&diff_id).is_err());
+            continue;
+        }
+        // What follows from the archive is made from it again.
+        assert_eq!(verified.unwrap(), Verified::Mendable, "{at} of {}", whole.len());
+        world.store.mend(&diff_id).unwrap();
+        assert!(std::fs::read(&path).unwrap() == whole, "{at}");
     }
-    for changed in [&whole[..whole.len() - 1], &whole[..5000], &[whole.as_slice(), b"x"].concat()] {
+    for changed in [&whole[..whole.len() - 1], &[whole.as_slice(), b"x"].concat()] {
         std::fs::write(&path, changed).unwrap();
-        assert!(world.store.verify(&diff_id).is_err());
+        assert_eq!(world.store.verify(&diff_id).unwrap(), Verified::Mendable);
+        world.store.mend(&diff_id).unwrap();
+        assert!(std::fs::read(&path).unwrap() == whole);
     }
+    std::fs::write(&path, &whole[..5000]).unwrap();
+    assert!(world.store.verify(&diff_id).is_err());
     assert!(matches!(world.store.verify(&Digest::of_bytes(b"")), Err(StoreError::Missing(_))));
     std::fs::write(&path, &whole).unwrap();
     assert_eq!(world.store.verify(&diff_id).unwrap(), Verified::Whole);
@@ -303,7 +333,8 @@ impl Random {
     }
 
     fn entry(&mut self) -> (Entry, Vec<u8>) {
-        const TARGETS: &[&str] = &["a", "../b", "/", "/a/b", ".", "../../..", "c/d", "missing", "/up/x", "self", "x"];
+        const TARGETS: &[&str] =
+            &["a", "../b", "/", "/a/b", ".", "../../..", "c/d", "missing", "/up/x", "self", "x"];
         let path = self.path();
         let kind = match self.below(10) {
             0..=3 => Kind::File,
@@ -329,7 +360,8 @@ impl Random {
             device: (0, u32::try_from(self.below(2)).unwrap()),
             ..Entry::default()
         };
-        let content = if kind == Kind::File { vec![b'x'; usize::try_from(self.below(700)).unwrap()] } else { vec![] };
+        let content =
+            if kind == Kind::File { vec![b'x'; usize::try_from(self.below(700)).unwrap()] } else { vec![] };
         (entry, content)
     }
 }
