@@ -32,11 +32,13 @@ pub struct Limits {
     pub bytes: u64,
     /// Folders inside each other.
     pub depth: usize,
+    /// Bytes of names and attributes, where they have to be in memory all at once.
+    pub memory: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 4_000_000, bytes: 1 << 40, depth: 256 }
+        Self { entries: 4_000_000, bytes: 1 << 40, depth: 256, memory: 128 << 20 }
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Invariants: what is accepted and what it becomes is the same as by extraction (`extract.rs`), whose rules are used
 //! and not written again; everything before and behind the archive follows from the archive and one moment, so that
-//! a check makes it again and compares; memory is bounded (`tree::Tree::BUDGET`).
+//! a check makes it again and compares; memory is bounded (`Limits::memory`).
 
 mod acl;
 mod image;
@@ -75,7 +75,7 @@ pub(crate) fn import(input: impl Read, folder: &Path, limits: Limits) -> Result<
     let plain = Plain::new(input, true).map_err(ArchiveError::stream)?;
     let recorded = Recorded { inner: Counted::new(plain, true), file, waiting: 0, broken: None };
     let mut tar = TarReader::new(recorded, false);
-    let mut tree = Tree::new(limits.rules(), now);
+    let mut tree = Tree::new(limits.rules(), now, limits.memory);
     let collected = collect(&mut tree, &mut tar, limits);
     if let Some(error) = tar.input_mut().broken.take() {
         return Err(made(error));
@@ -179,8 +179,8 @@ fn read(path: &Path, info: &LayerInfo, write: bool) -> Result<Known, StoreError>
     let archive = file.try_clone().map_err(unread)?.take(info.tar_size);
     let mut tar = TarReader::new(Counted::new(archive, true), false);
     // What was taken once is not refused now.
-    let limits = Limits { entries: u64::MAX, bytes: u64::MAX, ..Limits::default() };
-    let mut tree = Tree::new(limits.rules(), now);
+    let limits = Limits { entries: u64::MAX, bytes: u64::MAX, memory: usize::MAX, ..Limits::default() };
+    let mut tree = Tree::new(limits.rules(), now, limits.memory);
     let collected = collect(&mut tree, &mut tar, limits);
     let mut input = tar.into_input();
     // The digest says more than where the archive stopped to be one.

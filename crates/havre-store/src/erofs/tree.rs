@@ -113,17 +113,16 @@ pub(super) struct Tree {
     parent: Option<(Vec<u8>, Id)>,
     /// Bytes of all files.
     size: u64,
-    /// About how much memory is taken.
+    /// About how much memory is taken, and how much may be.
     weight: usize,
+    most: usize,
 }
 
 impl Tree {
-    /// Memory for one layer: a million files with names of usual lengths.
-    pub(super) const BUDGET: usize = 256 << 20;
-
-    pub(super) fn new(rules: Rules, now: u64) -> Self {
+    /// An empty one that may take `most` bytes of memory. What the archive gives no time has that of `now`.
+    pub(super) fn new(rules: Rules, now: u64, most: usize) -> Self {
         let now = i64::try_from(now).unwrap_or(0);
-        let mut tree = Self { nodes: Vec::new(), rules, now, parent: None, size: 0, weight: 0 };
+        let mut tree = Self { nodes: Vec::new(), rules, now, parent: None, size: 0, weight: 0, most };
         let names = BTreeMap::new();
         tree.nodes.push(tree.node(What::Folder(Box::new(Folder { parent: ROOT, names })), 0o755));
         tree
@@ -213,8 +212,8 @@ impl Tree {
 
     /// Refuses what takes too much memory.
     pub(super) fn check_weight(&self) -> Result<(), ArchiveError> {
-        if self.weight > Self::BUDGET {
-            let limit = u64::try_from(Self::BUDGET).unwrap_or(0);
+        if self.weight > self.most {
+            let limit = u64::try_from(self.most).unwrap_or(0);
             return Err(ArchiveError::Limit {
                 what: "bytes of names and attributes with this driver",
                 limit,

@@ -310,6 +310,24 @@ fn a_file_that_changed_is_found_wherever_it_changed() {
     assert_eq!(world.store.verify(&diff_id).unwrap(), Verified::Whole);
 }
 
+#[test]
+fn names_and_attributes_are_bounded_in_memory() {
+    let world = world(Driver::Erofs);
+    let many: Vec<_> = (0..2000).map(|n| (file(&format!("f{n}")), &b""[..])).collect();
+    let attributes = with(file("f"), &[("user.a", &[0; 60_000]), ("user.b", &[0; 60_000])]);
+    let long = of(Kind::Symlink, "l", &"x".repeat(4000));
+    let again = vec![(long, &b""[..]); 40];
+    for tar in [archive(&many), archive(&[(attributes, b"")]), archive(&again)] {
+        let limits = Limits { memory: 100_000, ..Limits::default() };
+        let error = world.store.extract(tar.as_slice(), limits).unwrap_err().to_string();
+        assert!(error.contains("exceeds the limit of 100000 bytes of names and attributes"), "{error}");
+        world.store.extract(tar.as_slice(), Limits::default()).unwrap();
+    }
+    // What a single file can have.
+    let large = with(file("f"), &[("user.a", &[0; 65_536])]);
+    assert!(world.store.extract(archive(&[(large, b"")]).as_slice(), Limits::default()).is_err());
+}
+
 /// A small reproducible source of numbers (xorshift64*).
 struct Random(u64);
 

@@ -308,6 +308,19 @@ fn an_entry_may_come_twice_and_the_last_one_counts(world: &World) {
     assert_eq!(std::fs::read(fs.join("a2")).unwrap(), b"file now");
 }
 
+#[test]
+fn a_link_in_place_of_a_folder_does_not_lend_its_time() {
+    let world = world(Driver::Overlay2);
+    let tar = archive(&[
+        (Entry { mtime: (2_000, 0), ..folder("target/") }, b""),
+        (Entry { mtime: (1_000, 0), ..folder("link/") }, b""),
+        (of(Kind::Symlink, "link", "target"), b""),
+    ]);
+    world.store.commit(vec![world.store.extract(tar.as_slice(), Limits::default()).unwrap()]).unwrap();
+    let fs = world.files(&Digest::of_bytes(&tar));
+    assert_eq!(fs.join("target").symlink_metadata().unwrap().mtime(), 2_000);
+}
+
 /// Packs with a dictionary of so many bytes.
 fn xz(bytes: &[u8], dictionary: u32) -> Vec<u8> {
     let mut options = lzma_rust2::XzOptions::with_preset(1);

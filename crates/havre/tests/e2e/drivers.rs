@@ -108,6 +108,12 @@ fn erofs(_: &World, client: &Client) {
     let id = daemon.run(client, &["images", "-q", "--no-trunc", "busybox"]).exits(0);
     let named = ["run", "-d", "--name", "lives", "--network", "none", "busybox", "sleep", "600"];
     daemon.run(client, &named).exits(0);
+    // Another runtime finds its root too, and what is written over a layer's file is another file.
+    if daemon.run(client, &["info", "-f", "{{json .Runtimes}}"]).exits(0).contains("\"runc\"") {
+        let script = ["sh", "-c", "echo more >> /etc/passwd && tail -n 1 /etc/passwd"];
+        let other = ["run", "--rm", "--network", "none", "--runtime", "runc", "busybox"];
+        assert_eq!(daemon.run(client, &[&other[..], &script].concat()).exits(0), "more");
+    }
     // A daemon that is killed comes back to running containers, and starts others.
     daemon.replace(&["-H", "SOCKET"]);
     assert_eq!(daemon.run(client, &["info", "-f", "{{.Driver}}"]).exits(0), "erofs");
