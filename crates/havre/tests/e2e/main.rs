@@ -37,6 +37,7 @@ mod registries;
 mod registry;
 mod registry_hostile;
 mod run;
+mod servers;
 mod silent;
 mod teach;
 mod terminal;
@@ -87,6 +88,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(registry::ALONE)
         .chain(registry_hostile::ALL)
         .chain(fsck::ALL)
+        .chain(servers::ALL)
         .chain(drivers::ALL)
 }
 
