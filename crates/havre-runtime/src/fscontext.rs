@@ -119,6 +119,11 @@ pub(crate) fn overlay(layers: &Layers<'_>, idmap: Option<&OwnedFd>) -> Result<Ro
         if layers.volatile {
             rustix::mount::fsconfig_set_flag(&context, "volatile")?;
         }
+        if opened.images {
+            // Otherwise a file has the device of its layer and its folder that of the overlay, which `du -x` and others
+            // take for the end of the file system.
+            rustix::mount::fsconfig_set_string(&context, "xino", "on")?;
+        }
         rustix::mount::fsconfig_create(&context)?;
         rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     };
@@ -164,13 +169,19 @@ fn classic_options(layers: &Layers<'_>) -> Result<String, RuntimeError> {
 /// Lower layers, those that are not simply folders as detached mounts of this process: files with a file system in
 /// them, and folders with other ids. The upper folder cannot be mapped, because the kernel works in it as the
 /// host's root: what the container writes has its outer ids.
-struct OpenLayers<'a>(Vec<(&'a Path, Option<OwnedFd>)>);
+struct OpenLayers<'a> {
+    all: Vec<(&'a Path, Option<OwnedFd>)>,
+    /// Some are file systems of their own.
+    images: bool,
+}
 
 impl<'a> OpenLayers<'a> {
     fn new(layers: &Layers<'a>, idmap: Option<&OwnedFd>) -> Result<Self, RuntimeError> {
-        let open = |path: &'a PathBuf| -> Result<(&'a Path, Option<OwnedFd>), RuntimeError> {
+        let mut images = false;
+        let mut open = |path: &'a PathBuf| -> Result<(&'a Path, Option<OwnedFd>), RuntimeError> {
             let image = havre_sys::erofs::mount_if_file(path)
                 .step_with(|| format!("mount layer {}", path.display()))?;
+            images |= image.is_some();
             let Some(namespace) = idmap else { return Ok((path, image)) };
             let tree = image.map_or_else(|| clone(path), Ok)?;
             let change = MountAttr { idmap: Some(namespace.as_fd()), ..MountAttr::default() };
@@ -178,11 +189,12 @@ impl<'a> OpenLayers<'a> {
                 .step_with(|| format!("map the ids of {}", path.display()))?;
             Ok((path, Some(tree)))
         };
-        Ok(Self(layers.lowers.iter().map(open).collect::<Result<_, _>>()?))
+        let all = layers.lowers.iter().map(&mut open).collect::<Result<_, _>>()?;
+        Ok(Self { all, images })
     }
 
     fn has_mounts(&self) -> bool {
-        self.0.iter().any(|(_, mount)| mount.is_some())
+        self.all.iter().any(|(_, mount)| mount.is_some())
     }
 
     /// Where overlayfs finds them.
@@ -194,12 +206,12 @@ impl<'a> OpenLayers<'a> {
                 |fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
             )
         };
-        self.0.iter().map(path).collect()
+        self.all.iter().map(path).collect()
     }
 
     /// The topmost one as a mount.
     fn only(self) -> Result<OwnedFd, RuntimeError> {
-        match self.0.into_iter().next() {
+        match self.all.into_iter().next() {
             Some((path, mount)) => mount.map_or_else(|| clone(path), Ok),
             None => Err(RuntimeError::State("there is no layer".into())),
         }

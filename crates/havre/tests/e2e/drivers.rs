@@ -162,6 +162,10 @@ fn held(daemon: &Private, client: &Client, driver: &str, root: &str) -> String {
     let size = run(&["ps", "-as", "--filter", "name=one", "--format", "{{.Size}}"]).exits(0);
     let written: u32 = size.split('B').next().and_then(|number| number.parse().ok()).expect("bytes");
     assert!((14..200).contains(&written), "{size}");
+    // What is in the layers and what is new are on one file system.
+    let devices = "cp /bin/busybox /copy; stat -c %d / /bin/busybox /etc /etc/passwd /copy | sort -u | wc -l";
+    let one = run(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", devices]).exits(0);
+    assert_eq!(one, "1", "{driver}");
     // Another container of the image has none of it.
     run(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", "test ! -e /new && test ! -e /link"])
         .exits(0);
@@ -222,9 +226,16 @@ fn refused(_: &World, _: &Client) {
 }
 
 fn full(_: &World, client: &Client) {
+    filled(client, "overlay2");
+    if havre_testkit::mounts_erofs() {
+        filled(client, "erofs");
+    }
+}
+
+fn filled(client: &Client, driver: &str) {
     let Some(disk) = Disk::new("mkfs.ext4", 96) else { return };
     let root = disk.path().join("data").display().to_string();
-    let daemon = Private::start("{}", &["-H", "SOCKET", "--data-root", &root]);
+    let daemon = Private::start("{}", &["-H", "SOCKET", "--data-root", &root, "-s", driver]);
     daemon.load(client);
     let run = |args: &[&str]| daemon.run(client, args);
     let script = "head -c 9000000 /dev/urandom > /own; head -c 3000000 /dev/urandom | base64";
