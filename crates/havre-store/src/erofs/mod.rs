@@ -245,7 +245,10 @@ impl Sink for Written<'_> {
 
     fn end(&mut self, length: u64) -> io::Result<()> {
         self.0.set_len(length)?;
-        havre_sys::durable::begin_writing(self.0);
+        // Small ones are written faster all at once.
+        if length >= BEGIN {
+            havre_sys::durable::begin_writing(self.0);
+        }
         Ok(())
     }
 }

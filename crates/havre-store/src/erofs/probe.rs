@@ -19,7 +19,7 @@ use crate::{Limits, StoreError, folder};
 pub(crate) fn probe(root: &Path) -> Result<(), StoreError> {
     let refused = |why: &str| {
         StoreError::Driver(format!(
-            "the storage driver \"erofs\" (experimental) cannot be used here: {why}: choose overlay2, in another --data-root"
+            "the storage driver \"erofs\" (experimental) cannot be used here: {why}: choose overlay2, and another --data-root if this one was made with erofs"
         ))
     };
     // What stays after a crash is deleted with what else is there.
@@ -55,7 +55,7 @@ fn try_out(image: &File) -> Result<(), String> {
         Some(Errno::NODEV) => "this kernel has no EROFS (CONFIG_EROFS_FS)".to_owned(),
         Some(Errno::NOTBLK) => {
             "this kernel does not mount EROFS from a file of this file system (Linux 6.12 with \
-             CONFIG_EROFS_FS_BACKED_BY_FILE, and a data root that is not itself on overlayfs)"
+             CONFIG_EROFS_FS_BACKED_BY_FILE, and a data root that is not on overlayfs or tmpfs)"
                 .to_owned()
         }
         Some(Errno::PERM) => "file systems may not be mounted here (CAP_SYS_ADMIN)".to_owned(),

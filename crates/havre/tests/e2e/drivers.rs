@@ -223,6 +223,11 @@ fn refused(_: &World, _: &Client) {
         fails(&format!(r#"{{"storage-driver":"{name}"}}"#), &["-H", "SOCKET"]).fails(1, words);
     }
     fails("{}", &["-H", "SOCKET", "-s", "btrfs"]).fails(1, "needs a data root on Btrfs");
+    // The kernel mounts nothing from a file in memory; what to do is said, and nothing is recorded.
+    let root = tempfile::tempdir_in("/dev/shm").unwrap();
+    let line = ["-H", "SOCKET", "-s", "erofs", "--data-root", root.path().to_str().unwrap()];
+    fails("{}", &line).fails(1, "choose overlay2");
+    assert!(!root.path().join("snapshots/driver").exists());
 }
 
 fn full(_: &World, client: &Client) {
