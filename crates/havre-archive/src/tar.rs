@@ -15,6 +15,8 @@ use crate::ArchiveError;
 use crate::error::lossy;
 
 const BLOCK: usize = 256 << 10;
+/// What all headers of one entry may have together: enough for a megabyte of extensions and the largest map of holes.
+const HEADERS: usize = 4 << 20;
 
 /// Writes a tar stream whose bytes depend on nothing but the entries.
 #[derive(Debug)]
@@ -249,7 +251,9 @@ impl<R: Read> TarReader<R> {
             let window = self.buffer.get(self.start..self.end).unwrap_or_default();
             let event = self.parser.parse(window).map_err(|e| ArchiveError::Archive(Arc::new(e)))?;
             let (consumed, entry, wanted) = match event {
-                ParseEvent::NeedData { min_bytes } => (0, None, min_bytes),
+                // At least one more block, whatever it says: of a map of holes without an end of line it asks for what it
+                // has, again and again.
+                ParseEvent::NeedData { min_bytes } => (0, None, min_bytes.max(window.len() + 512)),
                 ParseEvent::Entry { consumed, entry } => (consumed, Some(resolve(&entry, None)), 0),
                 ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
                     let map = sparse_map.iter().map(|part| (part.offset, part.length)).collect();
@@ -348,7 +352,9 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Reads until at least `wanted` bytes are there; false at the end of the input.
+    /// Reads until `wanted` bytes are there; false when there are not so many.
     fn fill(&mut self, wanted: usize) -> Result<bool, ArchiveError> {
+        let mut enough = wanted;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -356,13 +362,18 @@ impl<R: Read> TarReader<R> {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
             if wanted > self.buffer.len() {
-                // Bounded by the parser's limit on metadata.
-                self.buffer.resize(wanted.next_multiple_of(4096), 0);
+                if wanted > HEADERS {
+                    let limit = u64::try_from(HEADERS).unwrap_or(u64::MAX);
+                    return Err(ArchiveError::Limit { what: "bytes in the headers of an entry", limit });
+                }
+                // The parser begins anew each time: with twice as much it does so a few times, not for each block.
+                enough = wanted.max(self.buffer.len().saturating_mul(2)).min(HEADERS);
+                self.buffer.resize(enough, 0);
             }
         }
-        while self.end - self.start < wanted {
+        while self.end - self.start < enough {
             match self.input.read(&mut self.buffer[self.end..]) {
-                Ok(0) => return Ok(false),
+                Ok(0) => return Ok(self.end - self.start >= wanted),
                 Ok(count) => {
                     self.end += count;
                     self.read += u64::try_from(count).unwrap_or(0);

@@ -24,8 +24,6 @@ use crate::tar::{Entry, Kind, TarReader};
 const ATTEMPTS: usize = 64;
 /// Links of one archive that are remembered; none may be used as a folder.
 const LINKS: usize = 200_000;
-/// Memory for the times of folders, which are set at the end: those of more than a million folders.
-const FOLDERS: usize = 256 << 20;
 
 /// How links that are in the way of an entry are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +185,7 @@ pub struct Unpacker<O> {
     /// Times of folders, which the files made in them would change, with what each folder is: by its end a name may
     /// be that of another one.
     folders: Vec<(Vec<u8>, Timestamps, (u64, u64))>,
-    /// About how much memory that takes.
+    /// Bytes that those take.
     remembered: usize,
     links: HashSet<Vec<u8>>,
     size: u64,
@@ -237,6 +235,9 @@ fn tolerate(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     }
 }
 
+/// Memory for what is remembered of folders: some hundred thousand of them.
+const FOLDERS: usize = 64 << 20;
+
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl<O: Owner> Unpacker<O> {
@@ -274,7 +275,7 @@ impl<O: Owner> Unpacker<O> {
                 let root = self.open_inside(b"").map_err(|e| failed(entry)(e.into()))?;
                 self.set_metadata(&root, entry).map_err(|e| failed(entry)(e.into()))?;
                 let stat = rustix::fs::fstat(&root).map_err(|e| failed(entry)(e.into()))?;
-                self.remember(entry, path, &stat)?;
+                self.remember(&[], times(entry), &stat)?;
             }
             return self.keep(tar, entry);
         }
@@ -324,16 +325,6 @@ impl<O: Owner> Unpacker<O> {
                 set.map_err(|e| ArchiveError::Extract { name: lossy(&path), source: Arc::new(e.into()) })?;
             }
         }
-        Ok(())
-    }
-
-    fn remember(&mut self, entry: &Entry, path: &[u8], stat: &Stat) -> Result<(), ArchiveError> {
-        self.remembered += size_of::<(Vec<u8>, Timestamps, (u64, u64))>() + path.len();
-        if self.remembered > FOLDERS {
-            let limit = u64::try_from(FOLDERS).unwrap_or(0);
-            return Err(ArchiveError::Limit { what: "bytes of folders' names", limit });
-        }
-        self.folders.push((path.to_vec(), times(entry), (stat.st_dev, stat.st_ino)));
         Ok(())
     }
 
@@ -493,7 +484,22 @@ impl<O: Owner> Unpacker<O> {
             Ok(rustix::fs::fstat(&folder)?)
         };
         let stat = finish().map_err(failed(entry))?;
-        self.remember(entry, path, &stat)
+        self.remember(path, times(entry), &stat)
+    }
+
+    fn remember(&mut self, path: &[u8], times: Timestamps, stat: &Stat) -> Result<(), ArchiveError> {
+        let known = (stat.st_dev, stat.st_ino);
+        if let Some(last) = self.folders.last_mut().filter(|(last, _, is)| last == path && *is == known) {
+            last.1 = times;
+            return Ok(());
+        }
+        self.remembered += path.len() + size_of::<(Vec<u8>, Timestamps, (u64, u64))>();
+        if self.remembered > FOLDERS {
+            let limit = u64::try_from(FOLDERS).unwrap_or(u64::MAX);
+            return Err(ArchiveError::Limit { what: "bytes for the names of folders", limit });
+        }
+        self.folders.push((path.to_vec(), times, known));
+        Ok(())
     }
 
     fn special(&mut self, entry: &Entry, path: &[u8], name: &[u8]) -> Result<(), ArchiveError> {

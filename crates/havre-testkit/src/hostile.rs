@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use havre_oci::image::media;
 use havre_oci::{Digest, Platform};
-use havre_store::tar::{Entry, Kind};
+use havre_store::tar::{Entry, Kind, TarWriter};
 use serde_json::{Value, json};
 
 use crate::Layer;
@@ -154,6 +154,19 @@ pub fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
 pub fn bomb(mebibytes: usize) -> Result<(Vec<u8>, String)> {
     let tar = Layer::new().file("zeros", 0o644, &vec![0; mebibytes << 20])?.finish()?;
     Ok((gzip(&tar)?, Digest::of_bytes(&tar).to_string()))
+}
+
+/// A file of so many gibibytes of zeros, compressed as many members of one stream, a thousand times smaller.
+pub fn endless(gibibytes: u64) -> Result<Vec<u8>> {
+    let entry = Entry { path: b"zeros".to_vec(), mode: 0o644, size: gibibytes << 30, ..Entry::default() };
+    let mut head = TarWriter::new(Vec::new());
+    head.header(&entry)?;
+    let mut stream = gzip(head.content())?;
+    let mut member = GzEncoder::new(Vec::new(), Compression::best());
+    member.write_all(&vec![0; 1 << 20])?;
+    let member = member.finish()?;
+    (0..gibibytes << 10).for_each(|_| stream.extend_from_slice(&member));
+    Ok(stream)
 }
 
 /// A statically linked shell with the usual tools, as a layer.

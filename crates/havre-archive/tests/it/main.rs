@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod generated;
+mod tricks;
 
 use std::fs;
 use std::os::fd::OwnedFd;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod downgrade;
 mod keys;
 mod lies;
 mod uploads;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use havre_oci::Platform;
 use havre_oci::image::media;
-use havre_testkit::hostile::{RemoteImage, bomb, escapes, gzip, shell};
+use havre_testkit::hostile::{RemoteImage, bomb, endless, escapes, gzip, shell};
 use havre_testkit::registry::{FakeRegistry, Reply, digest};
 use havre_testkit::{Entry, Kind, Layer};
 use serde_json::json;
@@ -262,6 +262,11 @@ fn bombs_of(field: Field<'_>) {
     window.extend([1, 0, 0]);
     field.put("window:1", RemoteImage::new().blob(media::LAYER_ZSTD, window, &diff));
     field.refused("window:1", "");
+    // Ten gibibytes of zeros in ten mebibytes, as many members of one compressed stream.
+    let stream = endless(10).unwrap();
+    assert!(stream.len() < 12 << 20, "{}", stream.len());
+    field.put("huge:1", RemoteImage::new().blob(media::LAYER_GZIP, stream, &diff));
+    field.refused("huge:1", "inflates");
     // More than announced never ends up here, however long it goes on.
     let half = zeros.len() / 2;
     field.put(
