@@ -27,6 +27,8 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("openssl", &["openssl"]),
     ("skopeo", &["skopeo"]),
     ("tar", &["tar"]),
+    // What makes layers that are mounted from files.
+    ("mkfs.erofs", &["erofs-utils"]),
     // The languages of other client libraries.
     ("python3", &["python3", "python3-venv"]),
     ("node", &["nodejs"]),

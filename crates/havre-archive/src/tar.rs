@@ -179,6 +179,8 @@ pub struct TarReader<R> {
     padding: u64,
     /// The bytes of the present entry's headers, when wanted.
     raw: Option<Vec<u8>>,
+    /// Bytes that were read.
+    read: u64,
 }
 
 impl<R> std::fmt::Debug for TarReader<R> {
@@ -204,12 +206,23 @@ impl<R: Read> TarReader<R> {
             left: 0,
             padding: 0,
             raw: raw.then(Vec::new),
+            read: 0,
         }
+    }
+
+    /// Bytes of the stream before what comes next: after `next_entry`, where the content begins.
+    pub fn offset(&self) -> u64 {
+        self.read - u64::try_from(self.end - self.start).unwrap_or(0)
     }
 
     /// Where it reads from.
     pub const fn input(&self) -> &R {
         &self.input
+    }
+
+    /// Where it reads from.
+    pub const fn input_mut(&mut self) -> &mut R {
+        &mut self.input
     }
 
     /// Where it reads from, after the last entry.
@@ -361,7 +374,10 @@ impl<R: Read> TarReader<R> {
         while self.end - self.start < enough {
             match self.input.read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Ok(self.end - self.start >= wanted),
-                Ok(count) => self.end += count,
+                Ok(count) => {
+                    self.end += count;
+                    self.read += u64::try_from(count).unwrap_or(0);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(ArchiveError::Archive(Arc::new(error))),
             }

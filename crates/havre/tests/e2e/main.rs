@@ -4,7 +4,7 @@
 //! Not the standard harness, because every test runs once for each client and the daemon must be ended
 //! afterwards. Arguments are substrings of test names. What cannot run says `SKIP` and why.
 //! `HAVRE_E2E_HOST=unix:///...` takes a daemon that runs already, to compare expectations with another
-//! engine.
+//! engine; `HAVRE_E2E_DRIVER` chooses the storage driver of the one that is started.
 
 #![expect(
     clippy::unwrap_used,
