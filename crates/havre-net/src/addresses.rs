@@ -45,7 +45,7 @@ impl Block {
     }
 
     /// Gives the lowest free address of the range.
-    pub fn next(&mut self) -> Option<IpAddr> {
+    pub fn lowest(&mut self) -> Option<IpAddr> {
         let (first, last) = self.bounds(&self.range);
         let mut free = first;
         for given in self.given.range(first..=last) {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     fn all(block: &mut Block) -> Vec<String> {
-        std::iter::from_fn(|| block.next()).map(|address| address.to_string()).collect()
+        std::iter::from_fn(|| block.lowest()).map(|address| address.to_string()).collect()
     }
 
     #[test]
@@ -108,10 +108,10 @@ mod tests {
         let mut block = block("172.17.0.0/16", None);
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         block.take(address("172.17.0.1")).unwrap();
-        assert_eq!(block.next(), Some(address("172.17.0.2")));
-        assert_eq!(block.next(), Some(address("172.17.0.3")));
+        assert_eq!(block.lowest(), Some(address("172.17.0.2")));
+        assert_eq!(block.lowest(), Some(address("172.17.0.3")));
         block.give_back(address("172.17.0.2"));
-        assert_eq!(block.next(), Some(address("172.17.0.2")));
+        assert_eq!(block.lowest(), Some(address("172.17.0.2")));
         assert!(matches!(block.take(address("172.17.0.3")), Err(NetError::AddressTaken(_))));
         assert!(matches!(block.take(address("172.18.0.3")), Err(NetError::AddressOutside(_))));
         for edge in ["172.17.0.0", "172.17.255.255"] {
@@ -132,6 +132,6 @@ mod tests {
         assert_eq!(all(&mut block("10.0.0.0/24", Some("10.0.0.4/31"))), ["10.0.0.4", "10.0.0.5"]);
         assert_eq!(all(&mut block("fd00::/126", None)), ["fd00::1", "fd00::2", "fd00::3"]);
         let mut wide = block("fd00::/8", None);
-        assert_eq!(wide.next().unwrap().to_string(), "fd00::1");
+        assert_eq!(wide.lowest().unwrap().to_string(), "fd00::1");
     }
 }
