@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("runtime", &["sys", "log"]),
     ("archive", &["sys"]),
     ("store", &["archive", "sys"]),
-    ("net", &["sys"]),
+    ("net", &["store", "sys"]),
     ("tls", &[]),
     ("registry", &["tls"]),
     ("image", &["archive", "registry", "store", "sys"]),

@@ -71,6 +71,9 @@ pub enum NetError {
     /// The address asked for is outside the network's subnets.
     #[error("invalid address {0}: It does not belong to any of this network's subnets")]
     AddressOutside(IpAddr),
+    /// The database did not take it.
+    #[error(transparent)]
+    Store(#[from] havre_store::StoreError),
     /// It is built later, or not in this kernel.
     #[error("{0}")]
     Unsupported(String),
@@ -87,6 +90,7 @@ impl Classify for NetError {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Ambiguous { .. } => ErrorKind::InvalidParameter,
             Self::NoSubnet | Self::NoAddress { .. } => ErrorKind::Unavailable,
+            Self::Store(error) => error.kind(),
             Self::Unsupported(_) => ErrorKind::NotImplemented,
         }
     }

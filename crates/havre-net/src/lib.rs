@@ -6,8 +6,10 @@
 
 pub mod addresses;
 mod error;
+pub mod networks;
 pub mod options;
 pub mod pools;
+pub mod routes;
 pub mod spec;
 
 pub use error::NetError;
