@@ -75,8 +75,8 @@ impl Registries {
             Ok(found) => found.iter().map(std::net::SocketAddr::ip).collect(),
             Err(_) => Vec::new(),
         };
-        let insecure = http.settings.is_insecure(&secure.authority, host, &addresses);
-        let plain = insecure.then(|| Endpoint::of_domain(domain, false));
+        let plain = http.settings.is_plain(&secure.authority, host, &addresses);
+        let plain = plain.then(|| Endpoint::of_domain(domain, false));
         std::iter::once(secure).chain(plain).collect()
     }
 

@@ -215,6 +215,8 @@ pub struct Settings {
     pub mirrors: Vec<Mirror>,
     /// Besides loopback, which always is.
     pub insecure: Vec<Insecure>,
+    /// Whether loopback is reached without TLS too when nobody named it in `insecure`.
+    pub plain_loopback: bool,
     /// Folder with a folder `host:port` of authorities and keys for each registry.
     pub certs: PathBuf,
     /// Through whom requests go.
@@ -234,6 +236,7 @@ impl Default for Settings {
         Self {
             mirrors: Vec::new(),
             insecure: Vec::new(),
+            plain_loopback: true,
             certs: "/etc/docker/certs.d".into(),
             proxies: Proxies::default(),
             agent: format!("havre/{}", env!("CARGO_PKG_VERSION")),
@@ -248,8 +251,17 @@ impl Settings {
     /// Whether a registry may be reached without a valid certificate or without TLS. `addresses` are those of its
     /// name, known only where a network was named.
     pub(crate) fn is_insecure(&self, authority: &str, host: &str, addresses: &[IpAddr]) -> bool {
-        addresses.iter().any(IpAddr::is_loopback)
-            || self.insecure.iter().any(|entry| entry.covers(authority, host, addresses))
+        addresses.iter().any(IpAddr::is_loopback) || self.is_named(authority, host, addresses)
+    }
+
+    /// Whether a registry may be reached without TLS.
+    pub(crate) fn is_plain(&self, authority: &str, host: &str, addresses: &[IpAddr]) -> bool {
+        let loopback = self.plain_loopback && addresses.iter().any(IpAddr::is_loopback);
+        loopback || self.is_named(authority, host, addresses)
+    }
+
+    fn is_named(&self, authority: &str, host: &str, addresses: &[IpAddr]) -> bool {
+        self.insecure.iter().any(|entry| entry.covers(authority, host, addresses))
     }
 }
 
@@ -271,6 +283,9 @@ mod tests {
         assert!(settings.is_insecure("REG.test:5000", "reg.test", &[]));
         assert!(!settings.is_insecure("reg.test:5001", "reg.test", &[]));
         assert!(settings.is_insecure("other:1", "other", &[]));
+        let strict = Settings { plain_loopback: false, ..settings };
+        assert!(strict.is_insecure("a", "a", &ip("::1")) && !strict.is_plain("a", "a", &ip("::1")));
+        assert!(strict.is_plain("a", "a", &ip("10.0.0.1")));
         assert!(Insecure::parse("http://x").is_err());
     }
 

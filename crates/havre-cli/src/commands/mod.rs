@@ -17,6 +17,7 @@ mod images;
 mod inspect;
 mod lifecycle;
 mod logs;
+mod manifest;
 mod ps;
 mod registry;
 mod run;
@@ -162,6 +163,11 @@ static COMMANDS: &[&Command] = &[
     &complete::ZSH,
     &complete::COMPLETE,
     &dial::DIAL_STDIO,
+    &manifest::ANNOTATE,
+    &manifest::CREATE,
+    &manifest::INSPECT,
+    &manifest::PUSH,
+    &manifest::RM,
 ];
 
 /// Commands that no list shows: programs call them.
@@ -177,6 +183,10 @@ const GROUPS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("context", "Manage contexts"),
     ("image", "Manage images"),
+    (
+        "manifest",
+        "Manage image manifests and manifest lists\n\nA list is one name for the images of several platforms. It is put together here and then pushed.",
+    ),
     ("system", "Manage the engine"),
 ];
 
@@ -188,7 +198,6 @@ const LATER: &[&str] = &[
     "bake",
     "compose",
     "config",
-    "manifest",
     "network",
     "node",
     "plugin",
@@ -302,7 +311,9 @@ fn unknown<'a>(program: &str, group: &str, word: &str, names: impl Iterator<Item
         write!(message, "\nDid you mean: {path} {near}\n").ok();
     }
     if !group.is_empty() {
-        write!(message, "\nUsage:  {path}\n").ok();
+        // Docker's own exception.
+        let rest = if group == "manifest" { " COMMAND" } else { "" };
+        write!(message, "\nUsage:  {path}{rest}\n").ok();
     }
     write!(message, "\nRun '{path} --help' for more information").ok();
     Failure::plain(message)

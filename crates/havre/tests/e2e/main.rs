@@ -31,6 +31,7 @@ mod hostile;
 mod images;
 mod limits;
 mod live;
+mod manifest;
 mod private;
 mod reach;
 mod registries;
@@ -67,6 +68,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(run::ALL)
         .chain(configured::ALL)
         .chain(registry::ALL)
+        .chain(manifest::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
@@ -85,6 +87,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(teach::ALL)
         .chain(equal::ALL)
         .chain(registry::ALONE)
+        .chain(manifest::ALONE)
         .chain(registry_hostile::ALL)
         .chain(fsck::ALL)
         .chain(drivers::ALL)

@@ -38,7 +38,7 @@ pub(crate) const ALONE: &[Test] = &[
 ];
 
 /// Loads a shell with a file of its own, so that its layers are no other test's; its name.
-fn image(world: &World, client: &Client, name: &str) -> String {
+pub(crate) fn image(world: &World, client: &Client, name: &str) -> String {
     let reference = format!("{}:latest", client.unique(name));
     let own = Layer::new().file("own", 0o644, reference.as_bytes()).unwrap().finish().unwrap();
     let archive = ArchiveBuilder::new()
@@ -55,7 +55,7 @@ fn image(world: &World, client: &Client, name: &str) -> String {
 }
 
 /// `sha256:...` in what a push said.
-fn pushed_digest(out: &str) -> String {
+pub(crate) fn pushed_digest(out: &str) -> String {
     let line = out.lines().find(|line| line.contains(": digest: sha256:")).expect(out);
     line.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap().to_owned()
 }
@@ -179,7 +179,7 @@ fn all_tags(world: &World, client: &Client) {
     client.run(&["rmi", "-f", &ids[0], &ids[1]]).exits(0);
 }
 
-fn small(text: &str) -> RemoteImage {
+pub(crate) fn small(text: &str) -> RemoteImage {
     RemoteImage::new()
         .layer(&Layer::new().file("own", 0o644, text.as_bytes()).unwrap().finish().unwrap())
         .unwrap()
@@ -279,13 +279,13 @@ fn refusals(world: &World, client: &Client) {
 }
 
 /// A client with a `config.json` of its own.
-struct Configured<'a> {
-    client: &'a Client,
-    folder: tempfile::TempDir,
+pub(crate) struct Configured<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl<'a> Configured<'a> {
-    fn new(client: &'a Client, json: &str) -> Self {
+    pub(crate) fn new(client: &'a Client, json: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), json).unwrap();
         Self { client, folder }
@@ -300,11 +300,11 @@ impl<'a> Configured<'a> {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Outcome {
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
         finish(self.command(args).stdin(std::process::Stdio::null()).output().unwrap())
     }
 
-    fn login(&self, host: &str, password: &str) -> Outcome {
+    pub(crate) fn login(&self, host: &str, password: &str) -> Outcome {
         let mut command = self.command(&["login", "-u", USER, "--password-stdin", host]);
         let mut child = command
             .stdin(std::process::Stdio::piped())
@@ -570,7 +570,7 @@ fn insecure(_: &World, client: &Client) {
     assert_eq!(daemon.run(client, &["pull", &name]).code, 1);
 }
 
-fn tool(program: &str, args: &[&str]) -> String {
+pub(crate) fn tool(program: &str, args: &[&str]) -> String {
     let output = Command::new("timeout").args(["-k", "5", "60", program]).args(args).output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
