@@ -164,6 +164,7 @@ impl Config {
             runtimes,
             default_runtime,
             stop_timeout: number("default-stop-timeout").unwrap_or(havre_engine::STOP_TIMEOUT),
+            watermarks: values::watermarks(all("disk-watermarks"))?,
         };
         let oldest = last("min-api-version").or_else(|| environment("DOCKER_MIN_API_VERSION"));
         let asked_for_group = last("group");

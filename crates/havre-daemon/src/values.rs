@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use havre_api::ApiVersion;
+use havre_engine::hygiene::{Mark, Watermarks};
+use havre_image::change::go_duration;
 use havre_oci::runtime::Rlimit;
 use havre_server::Defaults;
 
@@ -165,6 +168,61 @@ pub(crate) fn without_password(url: &str) -> String {
     }
 }
 
+/// `disk-watermarks`: `high` and `low` as percent that are used (`90%`) or bytes that are free (`10GB`), `min-age` as a
+/// duration (`1h`).
+pub(crate) fn watermarks(texts: &[String]) -> Result<Option<Watermarks>> {
+    let name = |key: &str| format!("disk-watermarks.{key}");
+    let (mut high, mut low, mut min_age) = (None, None, Duration::from_secs(3600));
+    for text in texts {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        match key {
+            "high" => high = Some(mark(&name(key), value)?),
+            "low" => low = Some(mark(&name(key), value)?),
+            "min-age" => {
+                let nanos = go_duration(value).and_then(|nanos| u64::try_from(nanos).ok());
+                let Some(nanos) = nanos else {
+                    return refuse(format!("invalid {}: {value:?} is no duration such as 1h", name(key)));
+                };
+                min_age = Duration::from_nanos(nanos);
+            }
+            other => {
+                return refuse(format!("unknown key {:?}: there are high, low and min-age", name(other)));
+            }
+        }
+    }
+    match (high, low) {
+        (None, None) if texts.is_empty() => Ok(None),
+        (Some(Mark::Used(high)), Some(Mark::Used(low))) if low > high => {
+            refuse(format!("disk-watermarks: low ({low}%) is above high ({high}%): removing would never end"))
+        }
+        (Some(Mark::Free(high)), Some(Mark::Free(low))) if low < high => refuse(format!(
+            "disk-watermarks: low ({low} bytes free) leaves less room than high ({high} bytes free)"
+        )),
+        (Some(high @ Mark::Used(_)), Some(low @ Mark::Used(_)))
+        | (Some(high @ Mark::Free(_)), Some(low @ Mark::Free(_))) => {
+            Ok(Some(Watermarks { high, low, min_age }))
+        }
+        (Some(_), Some(_)) => {
+            refuse("disk-watermarks: high and low have to be both percent or both bytes".to_owned())
+        }
+        _ => refuse("disk-watermarks needs high and low, such as \"90%\" and \"80%\"".to_owned()),
+    }
+}
+
+fn mark(name: &str, value: &str) -> Result<Mark> {
+    let percent = value.strip_suffix('%').map(|number| number.trim().parse().ok().filter(|n| *n <= 100));
+    let found = match percent {
+        Some(percent) => percent.map(Mark::Used),
+        None => havre_server::parse_size(name, value).ok().map(Mark::Free),
+    };
+    match found {
+        Some(mark) => Ok(mark),
+        None => refuse(format!(
+            "invalid {name}: {value:?} is neither percent that are used, such as 90%, nor bytes that are free, such as 10GB"
+        )),
+    }
+}
+
 /// What requests to create a container leave open.
 pub(crate) fn defaults(last: &impl Fn(&str) -> Option<String>, log_options: &[String]) -> Result<Defaults> {
     let mut defaults = Defaults::default();
@@ -233,6 +291,28 @@ mod tests {
             ["http://xxxxx:xxxxx@proxy:3128/x", "", "localhost"]
         );
         assert!(super::proxies(&none, &strings(&["ftp-proxy=x"]), &none).is_err());
+    }
+
+    #[test]
+    fn watermarks_are_in_order_and_of_one_kind() {
+        let read = |texts: &[&str]| watermarks(&strings(texts));
+        assert_eq!(read(&[]).unwrap(), None);
+        let marks = read(&["high=90%", "low=80%"]).unwrap().unwrap();
+        assert_eq!((marks.high, marks.min_age.as_secs()), (Mark::Used(90), 3600));
+        let marks = read(&["high=1kb", "low=2kb", "min-age=0s"]).unwrap().unwrap();
+        assert_eq!((marks.low, marks.min_age.as_secs()), (Mark::Free(2048), 0));
+        for bad in [
+            &["high=90%"][..],
+            &["high=80%", "low=90%"],
+            &["high=2kb", "low=1kb"],
+            &["high=90%", "low=1kb"],
+            &["high=101%", "low=1%"],
+            &["high=x", "low=1%"],
+            &["high=90%", "low=80%", "min-age=-1h"],
+            &["high=90%", "low=80%", "max-age=1h"],
+        ] {
+            assert!(read(bad).unwrap_err().to_string().contains("disk-watermarks"), "{bad:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod events;
 mod files;
 mod filters;
 mod fsck;
+pub mod hygiene;
 mod index;
 mod launcher;
 mod link;

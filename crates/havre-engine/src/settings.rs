@@ -8,6 +8,7 @@ use havre_oci::runtime::Rlimit;
 use havre_runtime::shim::protocol::ExternalRuntime;
 
 use crate::EngineError;
+use crate::hygiene::Watermarks;
 use crate::spec::SeccompSpec;
 
 /// The name of our own runtime.
@@ -49,6 +50,8 @@ pub struct Reloadable {
     pub default_runtime: String,
     /// Seconds between the stop signal and SIGKILL of containers that say nothing; negative waits for ever.
     pub stop_timeout: i64,
+    /// When the disk of the data root is too full.
+    pub watermarks: Option<Watermarks>,
 }
 
 impl Default for Reloadable {
@@ -57,6 +60,7 @@ impl Default for Reloadable {
             runtimes: BTreeMap::new(),
             default_runtime: OWN_RUNTIME.to_owned(),
             stop_timeout: STOP_TIMEOUT,
+            watermarks: None,
         }
     }
 }

@@ -18,8 +18,9 @@ use havre_store::stream::{Compression, Plain};
 use havre_store::tar::{Entry, Kind, TarReader};
 use havre_store::{ArchiveError, Limits, Pending, Snapshots, StoreError};
 
+use crate::index::Pins;
 use crate::save::ArchiveImage;
-use crate::state::{ImageRecord, Known, Pins};
+use crate::state::{ImageRecord, Known};
 use crate::{ImageError, Images, MAX_LAYERS, Result};
 
 /// All documents of an archive together.
@@ -225,7 +226,7 @@ impl Images {
             tags.extend(names.iter().map(|name| (name.clone(), id.clone())));
             loaded.push(Loaded { image: id, names });
         }
-        self.add(images, &tags)?;
+        self.add(images, tags)?;
         loaded.iter().for_each(|image| on(LoadEvent::Loaded(image.clone())));
         Ok(loaded)
     }

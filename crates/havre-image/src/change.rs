@@ -199,7 +199,7 @@ fn healthcheck(text: &str) -> Result<Healthcheck> {
 }
 
 /// Go's duration, as `1h30m` or `1.5s`, in nanoseconds.
-pub(crate) fn go_duration(text: &str) -> Option<i64> {
+pub fn go_duration(text: &str) -> Option<i64> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, text.strip_prefix('+').unwrap_or(text)),

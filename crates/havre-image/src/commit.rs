@@ -10,7 +10,8 @@ use havre_oci::image::{ContainerConfig, History, ImageConfig, RootFs};
 use havre_oci::{Digest, Platform, Reference};
 use havre_store::StoreError;
 
-use crate::state::{ImageRecord, Known, Pins};
+use crate::index::Pins;
+use crate::state::{ImageRecord, Known};
 use crate::{Image, ImageError, Images, MAX_LAYERS, Result, change};
 
 /// How the image is to be.
@@ -86,7 +87,7 @@ impl Images {
         let missing = || ImageError::NotFound(id.to_string());
         let known = Known::read(id.clone(), record, &self.content, &self.snapshots).ok_or_else(missing)?;
         let tags: Vec<_> = spec.reference.into_iter().map(|name| (name, id.clone())).collect();
-        self.add(vec![known], &tags)?;
+        self.add(vec![known], tags)?;
         self.get(&id).ok_or_else(missing)
     }
 
@@ -94,7 +95,7 @@ impl Images {
     fn base(&self, container: &ContainerId, parent: &Digest, pins: &Pins<'_>) -> (Vec<Digest>, ImageConfig) {
         let (layers, image) = {
             let state = self.state();
-            (state.writables.get(container).cloned().unwrap_or_default(), state.image(parent))
+            (state.writables().get(container).cloned().unwrap_or_default(), state.image(parent))
         };
         layers.iter().for_each(|layer| pins.pin(layer));
         let host = Platform::host();

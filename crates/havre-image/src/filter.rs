@@ -6,7 +6,7 @@ use havre_base::Timestamp;
 use havre_oci::Reference;
 
 use crate::change::go_duration;
-use crate::state::State;
+use crate::index::State;
 use crate::{ImageError, ImageView, Result};
 
 /// Which images are wanted.
@@ -56,7 +56,7 @@ impl ListSpec {
     pub(crate) fn bind<'a>(&'a self, state: &State, now: Timestamp) -> Result<Bound<'a>> {
         let mut bound = Bound { spec: self, before: None, since: None };
         let created = |name: &String| -> Result<Option<Timestamp>> {
-            Ok(state.images.get(&state.find(name)?).and_then(|known| known.config.created_at()))
+            Ok(state.images().get(&state.find(name)?).and_then(|known| known.config.created_at()))
         };
         for name in &self.before {
             bound.before = created(name)?.or(bound.before);
@@ -118,10 +118,7 @@ impl Bound<'_> {
         if spec.dangling.is_some_and(|dangling| dangling != view.repo_tags.is_empty()) {
             return None;
         }
-        if !named
-            && !spec.all
-            && state.images.values().any(|known| known.record.parent.as_ref() == Some(&view.id))
-        {
+        if !named && !spec.all && state.is_parent(&view.id) {
             return None;
         }
         if !spec.references.is_empty() {

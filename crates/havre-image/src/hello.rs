@@ -66,12 +66,12 @@ impl Images {
     fn forget_unused(&self, old: &Image) -> Result<()> {
         let mut state = self.state();
         let layers = &old.config.rootfs.diff_ids;
-        let stands = state.writables.values().any(|below| below.iter().any(|layer| layers.contains(layer)));
+        let stands = state.writables().values().any(|below| below.iter().any(|layer| layers.contains(layer)));
         if stands || state.names(&old.id).next().is_some() {
             return Ok(());
         }
         self.db.commit(Batch::new().delete(IMAGES, &old.id.to_string()))?;
-        state.images.remove(&old.id);
+        state.remove_image(&old.id);
         for layer in layers.iter().filter(|layer| !state.layer_is_needed(layer)) {
             self.snapshots.remove_layer(layer)?;
         }

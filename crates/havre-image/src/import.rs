@@ -6,7 +6,8 @@ use havre_oci::image::{ContainerConfig, History, ImageConfig, RootFs};
 use havre_oci::{Digest, Platform, Reference};
 use havre_store::{Limits, StoreError};
 
-use crate::state::{ImageRecord, Known, Pins};
+use crate::index::Pins;
+use crate::state::{ImageRecord, Known};
 use crate::{Image, ImageError, Images, Result, change};
 
 /// How the image is to be.
@@ -72,7 +73,7 @@ impl Images {
         self.content.put(&text)?;
         let known = Known { id: id.clone(), record: ImageRecord::default(), config: document.into(), sizes };
         let tags: Vec<_> = name.into_iter().map(|name| (name, id.clone())).collect();
-        self.add(vec![known], &tags)?;
+        self.add(vec![known], tags)?;
         self.get(&id).ok_or_else(|| ImageError::NotFound(id.to_string()))
     }
 }

@@ -16,6 +16,7 @@ mod filter;
 mod fsck;
 mod hello;
 mod import;
+mod index;
 mod prune;
 mod pull;
 mod push;
@@ -26,7 +27,7 @@ mod save;
 mod state;
 mod writable;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -46,6 +47,7 @@ pub use fsck::{CheckEvent, CheckSpec, Checked, Finding, Life, Outcome};
 pub use havre_registry::{Credentials, DOCKER_HUB, HUB_KEY, RegistryError, SearchSpec};
 pub use hello::HELLO_LABEL;
 pub use import::ImportSpec;
+use index::State;
 pub use prune::PruneSpec;
 use pull::Downloads;
 pub use pull::{PullEvent, PullSpec, Step};
@@ -53,7 +55,7 @@ pub use push::{PushEvent, PushSpec, PushStep};
 pub use remote::Remote;
 pub use remove::{ImageUser, Removed};
 pub use reports::Reports;
-use state::{ImageRecord, Known, KnownBlob, State};
+use state::{ImageRecord, Known, KnownBlob};
 
 const IMAGES: Table = Table("images");
 const TAGS: Table = Table("tags");
@@ -159,7 +161,7 @@ impl Images {
         for (key, record) in db.load::<ImageRecord>(IMAGES)? {
             let known = Digest::parse(&key).ok().and_then(|id| Known::read(id, record, &content, &snapshots));
             if let Some(known) = known {
-                state.images.insert(known.id.clone(), known);
+                state.insert_image(known);
             } else {
                 tracing::warn!(image = key, "image is not complete on disk; forgetting it");
                 forget = forget.delete(IMAGES, &key);
@@ -167,8 +169,8 @@ impl Images {
         }
         for (key, id) in db.load::<Digest>(TAGS)? {
             match Reference::parse(&key) {
-                Ok(reference) if state.images.contains_key(&id) => {
-                    state.tags.insert(reference, id);
+                Ok(reference) if state.images().contains_key(&id) => {
+                    state.insert_tag(reference, id);
                 }
                 _ => forget = forget.delete(TAGS, &key),
             }
@@ -181,7 +183,7 @@ impl Images {
         }
         for (key, layers) in db.load::<Vec<Digest>>(WRITABLES)? {
             match ContainerId::parse(&key) {
-                Ok(container) => drop(state.writables.insert(container, layers)),
+                Ok(container) => state.insert_writable(container, layers),
                 Err(_) => forget = forget.delete(WRITABLES, &key),
             }
         }
@@ -219,7 +221,7 @@ impl Images {
         let state = self.state();
         let id = state.find(name_or_id)?;
         state
-            .images
+            .images()
             .get(&id)
             .map(|known| self.view(known, state.names(&id)))
             .ok_or(ImageError::NotFound(name_or_id.into()))
@@ -235,15 +237,8 @@ impl Images {
         Ok(views)
     }
 
-    /// All images, without looking for each one's names among all names.
     fn all_views(&self, state: &State) -> Vec<ImageView> {
-        let mut names: HashMap<&Digest, Vec<&Reference>> = HashMap::new();
-        for (name, id) in &state.tags {
-            names.entry(id).or_default().push(name);
-        }
-        let none = Vec::new();
-        let view = |known| self.view(known, names.get(&known.id).unwrap_or(&none).iter().copied());
-        state.images.values().map(view).collect()
+        state.images().values().map(|known| self.view(known, state.names(&known.id))).collect()
     }
 
     /// All images, in no order.
@@ -255,7 +250,7 @@ impl Images {
     /// How many images there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.state().images.len()
+        self.state().images().len()
     }
 
     fn view<'a>(&self, known: &Known, names: impl Iterator<Item = &'a Reference>) -> ImageView {
@@ -284,7 +279,7 @@ impl Images {
     pub fn history(&self, name_or_id: &str) -> Result<Vec<HistoryView>> {
         let state = self.state();
         let id = state.find(name_or_id)?;
-        let known = state.images.get(&id).ok_or_else(|| ImageError::NotFound(name_or_id.into()))?;
+        let known = state.images().get(&id).ok_or_else(|| ImageError::NotFound(name_or_id.into()))?;
         let mut sizes = known.sizes.iter().copied();
         let mut lines: Vec<HistoryView> = Vec::new();
         for step in &known.config.history {
@@ -312,66 +307,79 @@ impl Images {
         }
         let mut state = self.state();
         let id = state.find(source)?;
-        self.set_tags(&mut state, &[(reference, id.clone())])?;
+        self.set_tags(&mut state, vec![(reference, id.clone())])?;
         state.image(&id).ok_or_else(|| ImageError::NotFound(source.into()))
     }
 
-    fn set_tags(&self, state: &mut State, tags: &[(Reference, Digest)]) -> Result<()> {
+    fn set_tags(&self, state: &mut State, tags: Vec<(Reference, Digest)>) -> Result<()> {
+        self.record(state, Vec::new(), Vec::new(), tags)
+    }
+
+    /// Records images, in which form their layers are at registries, and names, in one step: an image that was to have a
+    /// name is never seen without it.
+    fn record(
+        &self,
+        state: &mut State,
+        images: Vec<Known>,
+        blobs: Vec<(Digest, KnownBlob)>,
+        tags: Vec<(Reference, Digest)>,
+    ) -> Result<()> {
         let now = Self::now();
+        let mut changed: BTreeMap<Digest, Known> =
+            images.into_iter().map(|known| (known.id.clone(), known)).collect();
         let mut batch = Batch::new();
-        for (reference, id) in tags {
+        for (reference, id) in &tags {
             batch = batch.put(TAGS, &reference.to_string(), id);
-            if let Some(known) = state.images.get(id) {
-                let record = ImageRecord { last_tagged: Some(now), ..known.record.clone() };
-                batch = batch.put(IMAGES, &id.to_string(), &record);
+            if let Some(known) = state.images().get(id) {
+                changed.entry(id.clone()).or_insert_with(|| known.clone());
             }
-        }
-        self.db.commit(batch)?;
-        for (reference, id) in tags {
-            state.tags.insert(reference.clone(), id.clone());
-            if let Some(known) = state.images.get_mut(id) {
+            if let Some(known) = changed.get_mut(id) {
                 known.record.last_tagged = Some(now);
             }
         }
+        for known in changed.values() {
+            batch = batch.put(IMAGES, &known.id.to_string(), &known.record);
+        }
+        let mut forms: BTreeMap<Digest, Vec<KnownBlob>> = BTreeMap::new();
+        for (layer, blob) in blobs {
+            let old = || state.blobs.get(&layer).cloned().unwrap_or_default();
+            KnownBlob::join(forms.entry(layer.clone()).or_insert_with(old), blob);
+        }
+        for (layer, all) in &forms {
+            batch = batch.put(BLOBS, &layer.to_string(), all);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.db.commit(batch)?;
+        state.blobs.extend(forms);
+        changed.into_values().for_each(|known| state.insert_image(known));
+        tags.into_iter().for_each(|(reference, id)| state.insert_tag(reference, id));
         Ok(())
     }
 
-    /// Records images whose layers and configurations are on disk already.
-    fn add(&self, new: Vec<Known>, tags: &[(Reference, Digest)]) -> Result<()> {
+    /// Records images whose layers and configurations are on disk already, and their names.
+    fn add(&self, mut new: Vec<Known>, tags: Vec<(Reference, Digest)>) -> Result<()> {
         let mut state = self.state();
-        let mut batch = Batch::new();
-        for known in &new {
-            if !state.images.contains_key(&known.id) {
-                batch = batch.put(IMAGES, &known.id.to_string(), &known.record);
-            }
-        }
-        if !batch.is_empty() {
-            self.db.commit(batch)?;
-        }
-        for known in new {
-            state.images.entry(known.id.clone()).or_insert(known);
-        }
-        if tags.is_empty() { Ok(()) } else { self.set_tags(&mut state, tags) }
+        new.retain(|known| !state.images().contains_key(&known.id));
+        self.record(&mut state, new, Vec::new(), tags)
     }
 
-    /// Records an image that came from a registry, and in which form its layers are there.
-    fn add_pulled(&self, mut known: Known, blobs: Vec<(Digest, KnownBlob)>) -> Result<()> {
+    /// Records an image that came from a registry, in which form its layers are there, and its names.
+    fn add_pulled(
+        &self,
+        mut known: Known,
+        blobs: Vec<(Digest, KnownBlob)>,
+        names: Vec<(Reference, Digest)>,
+    ) -> Result<()> {
         let mut state = self.state();
-        if let Some(old) = state.images.get(&known.id) {
+        if let Some(old) = state.images().get(&known.id) {
             let mut record = old.record.clone();
             record.documents.retain(|digest| !known.record.documents.contains(digest));
             record.documents.append(&mut known.record.documents);
             known.record = record;
         }
-        let mut batch = Batch::new().put(IMAGES, &known.id.to_string(), &known.record);
-        for (layer, blob) in blobs {
-            let all = state.blobs.entry(layer.clone()).or_default();
-            KnownBlob::join(all, blob);
-            batch = batch.put(BLOBS, &layer.to_string(), all);
-        }
-        self.db.commit(batch)?;
-        state.images.insert(known.id.clone(), known);
-        Ok(())
+        self.record(&mut state, vec![known], blobs, names)
     }
 
     /// How many layers may come from registries, and go to them, at the same time.
@@ -389,7 +397,7 @@ impl Images {
     /// The layers of an image, topmost first; never empty.
     pub fn lowers(&self, image: &Digest) -> Result<Vec<PathBuf>> {
         let state = self.state();
-        let known = state.images.get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
+        let known = state.images().get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
         Ok(self.snapshots.lowers(&known.config.rootfs.diff_ids))
     }
 
@@ -401,7 +409,7 @@ impl Images {
 
     /// At start: removes what nobody owns. `alive` says which containers exist.
     pub fn sweep(&self, alive: &dyn Fn(&ContainerId) -> bool) -> Result<()> {
-        let known: Vec<ContainerId> = self.state().writables.keys().cloned().collect();
+        let known: Vec<ContainerId> = self.state().writables().keys().cloned().collect();
         for container in self.snapshots.writables().into_iter().chain(known) {
             if !alive(&container) {
                 self.remove_writable(&container)?;
@@ -422,24 +430,18 @@ impl Images {
         Ok(())
     }
 
+    /// Bytes that were removed and are not deleted yet.
+    #[must_use]
+    pub fn in_trash(&self) -> u64 {
+        self.snapshots.in_trash()
+    }
+
     /// Bytes of all layers, and of each image's those no other has.
     #[must_use]
     pub fn disk_usage(&self) -> DiskUsage {
         let state = self.state();
-        let mut layers: BTreeMap<&Digest, (u64, u32)> = BTreeMap::new();
-        for known in state.images.values() {
-            for (layer, size) in known.config.rootfs.diff_ids.iter().zip(&known.sizes) {
-                layers.entry(layer).or_insert((*size, 0)).1 += 1;
-            }
-        }
-        let shared = |known: &Known| {
-            let ids = known.config.rootfs.diff_ids.iter();
-            ids.filter_map(|id| layers.get(id)).filter(|(_, users)| *users > 1).map(|(size, _)| size).sum()
-        };
-        DiskUsage {
-            layers: layers.values().map(|(size, _)| size).sum(),
-            shared: state.images.values().map(|known| (known.id.clone(), shared(known))).collect(),
-        }
+        let shared = |known: &Known| (known.id.clone(), state.shared(known));
+        DiskUsage { layers: state.size(), shared: state.images().values().map(shared).collect() }
     }
 }
 

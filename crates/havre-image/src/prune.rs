@@ -4,12 +4,15 @@
 //! between the choice and the removal stays.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock, Timestamp};
-use havre_oci::{Digest, Reference};
+use havre_oci::Digest;
 
 use crate::filter::{label_pair, point_in_time};
-use crate::remove::{ImageUser, Removed};
+use crate::index::State;
+use crate::remove::{Removed, Taken, Users};
+use crate::state::Known;
 use crate::{ImageError, Images, Result};
 
 /// Which unused images go.
@@ -64,26 +67,17 @@ impl PruneSpec {
 impl Images {
     /// Removes the unused images that are wanted, children before parents. Returns what went, and how many
     /// bytes of layers that freed.
-    pub fn prune(
-        &self,
-        spec: &PruneSpec,
-        users: &dyn Fn(&Digest) -> Vec<ImageUser>,
-    ) -> Result<(Vec<Removed>, u64)> {
+    pub fn prune(&self, spec: &PruneSpec, users: Users<'_>) -> Result<(Vec<Removed>, u64)> {
         let before = self.disk_usage().layers;
         let mut gone = Vec::new();
         // A parent becomes free when its last child went, so the rounds end when one removes nothing.
         loop {
-            let chosen = self.unused(spec, users);
             let count = gone.len();
-            for name in chosen {
-                match self.remove(&name, false, true, users) {
-                    Ok(removed) => gone.extend(removed),
-                    Err(
-                        ImageError::InUse { .. }
-                        | ImageError::ReferenceInUse { .. }
-                        | ImageError::NotFound(_),
-                    ) => {}
-                    Err(error) => return Err(error),
+            for some in self.unused(spec, users).chunks(AT_A_TIME) {
+                let mut state = self.state();
+                let taken: Vec<Taken> = some.iter().filter_map(|id| take(&state, spec, users, id)).collect();
+                if !taken.is_empty() {
+                    self.take(&mut state, taken, &mut gone)?;
                 }
             }
             if gone.len() == count {
@@ -93,31 +87,69 @@ impl Images {
         Ok((gone, before.saturating_sub(self.disk_usage().layers)))
     }
 
-    /// By what they are removed: each name, since the image goes with its last, or the id of a nameless one.
-    fn unused(&self, spec: &PruneSpec, users: &dyn Fn(&Digest) -> Vec<ImageUser>) -> Vec<String> {
+    /// Removes images that have no name and no user, oldest first, until layers of so many bytes went. Those younger than
+    /// `age` stay.
+    pub fn remove_nameless(
+        &self,
+        age: Duration,
+        bytes: u64,
+        users: Users<'_>,
+    ) -> Result<(Vec<Removed>, u64)> {
+        let nanos = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+        let limit = Timestamp::from_nanos(Self::now().as_nanos().saturating_sub(nanos));
+        let since = |known: &Known| known.record.last_tagged.max(known.config.created_at());
+        let wanted = |state: &State, known: &Known| {
+            let young = since(known).is_some_and(|since| since > limit);
+            !young && !state.is_parent(&known.id) && state.names(&known.id).next().is_none()
+        };
+        let (mut gone, mut freed) = (Vec::new(), 0_u64);
+        loop {
+            let mut state = self.state();
+            let mut oldest: Vec<(Option<Timestamp>, Digest)> = state
+                .images()
+                .values()
+                .filter(|known| wanted(&state, known))
+                .map(|known| (since(known), known.id.clone()))
+                .collect();
+            oldest.sort();
+            let Some((_, image)) = oldest.into_iter().find(|(_, id)| users(id).is_empty()) else { break };
+            let before = state.size();
+            self.take(&mut state, vec![Taken { image, names: Vec::new(), whole: true }], &mut gone)?;
+            freed = freed.saturating_add(before.saturating_sub(state.size()));
+            if freed >= bytes {
+                break;
+            }
+        }
+        Ok((gone, freed))
+    }
+
+    /// The images that could go, as it seems now.
+    fn unused(&self, spec: &PruneSpec, users: Users<'_>) -> Vec<Digest> {
         let candidates: Vec<Digest> = {
             let state = self.state();
-            let is_parent =
-                |id: &Digest| state.images.values().any(|known| known.record.parent.as_ref() == Some(id));
-            state
-                .images
-                .values()
-                .filter(|known| {
-                    let named = state.names(&known.id).next().is_some();
-                    let config = &known.config;
-                    spec.wants(&config.config.labels, config.created_at(), named) && !is_parent(&known.id)
-                })
-                .map(|known| known.id.clone())
-                .collect()
+            let wanted = state.images().values().filter(|known| is_wanted(&state, spec, known));
+            wanted.map(|known| known.id.clone()).collect()
         };
-        let free: Vec<Digest> = candidates.into_iter().filter(|id| users(id).is_empty()).collect();
-        let state = self.state();
-        let names = |id: Digest| {
-            let names: Vec<String> = state.names(&id).map(Reference::familiar).collect();
-            if names.is_empty() { vec![id.to_string()] } else { names }
-        };
-        free.into_iter().flat_map(names).collect()
+        candidates.into_iter().filter(|id| users(id).is_empty()).collect()
     }
+}
+
+/// How many images go in one commit; in between others get at the state.
+const AT_A_TIME: usize = 64;
+
+fn is_wanted(state: &State, spec: &PruneSpec, known: &Known) -> bool {
+    let named = state.names(&known.id).next().is_some();
+    let config = &known.config;
+    !state.is_parent(&known.id) && spec.wants(&config.config.labels, config.created_at(), named)
+}
+
+/// An image with all its names, if it is to go still.
+fn take(state: &State, spec: &PruneSpec, users: Users<'_>, id: &Digest) -> Option<Taken> {
+    let known = state.images().get(id)?;
+    if !is_wanted(state, spec, known) || !users(id).is_empty() {
+        return None;
+    }
+    Some(Taken { image: id.clone(), names: state.names(id).cloned().collect(), whole: true })
 }
 
 #[cfg(test)]

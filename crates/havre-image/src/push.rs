@@ -17,10 +17,11 @@ use havre_registry::{Access, Credentials, RegistryError, Repository, Source};
 use havre_store::{Batch, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::index::Pins;
 use crate::pull::all;
 use crate::reports::Reports;
-use crate::state::{Known, KnownBlob, Pins};
-use crate::{BLOBS, IMAGES, ImageError, Images, Result, blocking};
+use crate::state::{Known, KnownBlob};
+use crate::{BLOBS, ImageError, Images, Result, blocking};
 
 /// Layers sent at the same time, unless the administrator says otherwise: as many as with Docker.
 pub(crate) const AT_ONCE: usize = 5;
@@ -91,14 +92,14 @@ impl Images {
                     *name == spec.reference
                 }
             };
-            let found = state.tags.iter().filter(|(name, _)| wanted(name));
-            found.filter_map(|(name, id)| Some((name.clone(), state.images.get(id)?.clone()))).collect()
+            let found = state.tags().iter().filter(|(name, _)| wanted(name));
+            found.filter_map(|(name, id)| Some((name.clone(), state.images().get(id)?.clone()))).collect()
         };
         chosen.sort_by(|a, b| a.0.cmp(&b.0));
         reports.tell(PushEvent::To(spec.reference.name())).await;
         if chosen.is_empty() {
             let name = spec.reference.name();
-            let others = self.state().tags.keys().any(|tag| tag.name() == name);
+            let others = self.state().tags().keys().any(|tag| tag.name() == name);
             return Err(if others && !spec.all_tags {
                 ImageError::AbsentTag(spec.reference.familiar())
             } else {
@@ -275,16 +276,15 @@ impl Images {
         self.content.put(text)?;
         let mut state = self.state();
         let named = name.at_digest(digest.clone());
-        if let Some(image) = state.images.get_mut(&known.id)
-            && !image.record.documents.contains(digest)
-        {
-            image.record.documents.push(digest.clone());
-            self.db.enqueue(Batch::new().put(IMAGES, &known.id.to_string(), &image.record));
-        }
-        if state.tags.get(&named) != Some(&known.id) {
-            self.set_tags(&mut state, &[(named, known.id.clone())])?;
-        }
-        Ok(())
+        state.change_image(&known.id, |image| {
+            if !image.record.documents.contains(digest) {
+                image.record.documents.push(digest.clone());
+            }
+        });
+        let Some(image) = state.images().get(&known.id).cloned() else { return Ok(()) };
+        let named_already = state.tags().get(&named) == Some(&known.id);
+        let names = if named_already { Vec::new() } else { vec![(named, known.id.clone())] };
+        self.record(&mut state, vec![image], Vec::new(), names)
     }
 }
 

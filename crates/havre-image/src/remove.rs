@@ -7,7 +7,8 @@ use havre_base::ContainerId;
 use havre_oci::{Digest, Reference, layer};
 use havre_store::Batch;
 
-use crate::state::State;
+use crate::index::State;
+use crate::state::Known;
 use crate::{IMAGES, ImageError, Images, Result, TAGS};
 
 /// A container of an image.
@@ -35,7 +36,7 @@ pub enum Removed {
     Layer(Digest),
 }
 
-type Users<'a> = &'a dyn Fn(&Digest) -> Vec<ImageUser>;
+pub(crate) type Users<'a> = &'a dyn Fn(&Digest) -> Vec<ImageUser>;
 
 impl Images {
     /// Removes a name, and the image with its last name; or, given an id, the image with all its names.
@@ -50,15 +51,10 @@ impl Images {
         let mut state = self.state();
         let id = state.find(name_or_id)?;
         let mut removed = Vec::new();
-        let names: Vec<Reference> = state.names(&id).cloned().collect();
-        let mut quiet = false;
-        if is_id_of(&id, name_or_id) {
-            if is_single(&names) {
-                Self::check(&state, &id, users, force, false)?;
-                for name in names {
-                    self.untag(&mut state, name, &id, &mut removed)?;
-                }
-            }
+        let mut names: Vec<Reference> = state.names(&id).cloned().collect();
+        let by_id = is_id_of(&id, name_or_id);
+        if by_id {
+            Self::check(&state, &id, users, force, if is_single(&names) { 0 } else { names.len() })?;
         } else {
             if !force
                 && is_single(&names)
@@ -72,30 +68,40 @@ impl Images {
             }
             let given = Reference::parse(name_or_id)?;
             let by_digest = given.digest().cloned().map(|digest| given.at_digest(digest));
-            let name = if state.tags.contains_key(&given) { given } else { by_digest.unwrap_or(given) };
-            let (repository, had_tag) = (name.name(), name.digest().is_none());
-            self.untag(&mut state, name, &id, &mut removed)?;
-            let of_repository = |other: &&Reference| other.name() == repository;
-            let tagged_still = state.names(&id).filter(of_repository).any(|other| other.digest().is_none());
-            if had_tag && !tagged_still {
-                // Without a tag the digests of the repository would keep the image for nobody.
-                let digests: Vec<Reference> = state.names(&id).filter(of_repository).cloned().collect();
-                for name in digests {
-                    self.untag(&mut state, name, &id, &mut removed)?;
-                }
+            let name = if state.tags().contains_key(&given) { given } else { by_digest.unwrap_or(given) };
+            let all = names.len();
+            names = those_that_go(names, name);
+            let refused = match names.len() {
+                count if count < all => Some(None),
+                _ => Self::check(&state, &id, users, force, 0).err().map(Some),
+            };
+            if let Some(why) = refused {
+                // The names go all the same.
+                self.take(&mut state, vec![Taken { image: id, names, whole: false }], &mut removed)?;
+                return match why {
+                    Some(error) if !matches!(&error, ImageError::InUse { used: true, .. }) => Err(error),
+                    _ => Ok(removed),
+                };
             }
-            if state.names(&id).next().is_some() {
-                return Ok(removed);
-            }
-            quiet = true;
         }
-        self.delete(&mut state, id, users, (force, !no_prune, quiet), &mut removed)?;
+        let parent = state.images().get(&id).and_then(|known| known.record.parent.clone());
+        self.take(&mut state, vec![Taken { image: id, names, whole: true }], &mut removed)?;
+        if !no_prune {
+            self.remove_parents(&mut state, parent, users, &mut removed)?;
+        }
         Ok(removed)
     }
 
-    fn check(state: &State, id: &Digest, users: Users<'_>, force: bool, names: bool) -> Result<()> {
+    /// Whether an image that would still have `names` names can go.
+    pub(crate) fn check(
+        state: &State,
+        id: &Digest,
+        users: Users<'_>,
+        force: bool,
+        names: usize,
+    ) -> Result<()> {
         let refuse = |hard, used, why: String| Err(ImageError::InUse { image: id.clone(), hard, used, why });
-        if state.images.values().any(|known| known.record.parent.as_ref() == Some(id)) {
+        if state.is_parent(id) {
             return refuse(true, false, "image has dependent child images".into());
         }
         let users = users(id);
@@ -109,7 +115,7 @@ impl Images {
         if force {
             return Ok(());
         }
-        if names && state.names(id).next().is_some() {
+        if names > 0 {
             return refuse(false, false, "image is referenced in multiple repositories".into());
         }
         if let Some(user) = users.first() {
@@ -122,26 +128,57 @@ impl Images {
         Ok(())
     }
 
-    fn delete(
+    /// The images that one was made from here, as far as nothing else holds them.
+    fn remove_parents(
         &self,
         state: &mut State,
-        id: Digest,
+        mut next: Option<Digest>,
         users: Users<'_>,
-        (force, prune, quiet): (bool, bool, bool),
         removed: &mut Vec<Removed>,
     ) -> Result<()> {
-        if let Err(error) = Self::check(state, &id, users, force, true) {
-            let used = matches!(&error, ImageError::InUse { used: true, .. });
-            let dangling = state.names(&id).next().is_none();
-            return if quiet && (!dangling || used) { Ok(()) } else { Err(error) };
+        while let Some(id) = next {
+            let Some(known) = state.images().get(&id) else { break };
+            if state.names(&id).next().is_some() || Self::check(state, &id, users, false, 0).is_err() {
+                break;
+            }
+            next = known.record.parent.clone();
+            self.take(state, vec![Taken { image: id, names: Vec::new(), whole: true }], removed)?;
         }
-        let names: Vec<Reference> = state.names(&id).cloned().collect();
-        for name in names {
-            self.untag(state, name, &id, removed)?;
+        Ok(())
+    }
+
+    /// Takes names from images, and the images themselves when they are to go whole: one commit for all, then the files
+    /// that nothing needs any more.
+    pub(crate) fn take(
+        &self,
+        state: &mut State,
+        taken: Vec<Taken>,
+        removed: &mut Vec<Removed>,
+    ) -> Result<()> {
+        let mut batch = Batch::new();
+        for Taken { image, names, whole } in &taken {
+            for name in names {
+                batch = batch.delete(TAGS, &name.to_string());
+            }
+            if *whole {
+                batch = batch.delete(IMAGES, &image.to_string());
+            }
         }
-        self.db.commit(Batch::new().delete(IMAGES, &id.to_string()))?;
-        let Some(known) = state.images.remove(&id) else { return Ok(()) };
-        removed.push(Removed::Image(id.clone()));
+        self.db.commit(batch)?;
+        for Taken { image, names, whole } in taken {
+            for name in names {
+                state.remove_tag(&name);
+                removed.push(Removed::Untagged { name: name.familiar(), image: image.clone() });
+            }
+            if whole && let Some(known) = state.remove_image(&image) {
+                removed.push(Removed::Image(image));
+                self.drop_files(state, &known, removed)?;
+            }
+        }
+        self.drop_trees(state)
+    }
+
+    fn drop_files(&self, state: &State, known: &Known, removed: &mut Vec<Removed>) -> Result<()> {
         let layers = &known.config.rootfs.diff_ids;
         for count in (1..=layers.len()).rev() {
             let (Some(top), Some(chain)) = (layers.get(count - 1), layer::chain_id(&layers[..count])) else {
@@ -152,34 +189,36 @@ impl Images {
                 removed.push(Removed::Layer(chain));
             }
         }
-        self.drop_trees(state)?;
-        for content in known.record.documents.iter().chain([&id]) {
+        for content in known.contents() {
             if !state.content_is_needed(content) {
                 self.content.remove(content)?;
             }
         }
-        match known.record.parent {
-            Some(parent)
-                if prune && state.images.contains_key(&parent) && state.names(&parent).next().is_none() =>
-            {
-                self.delete(state, parent, users, (false, true, true), removed)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn untag(
-        &self,
-        state: &mut State,
-        name: Reference,
-        id: &Digest,
-        removed: &mut Vec<Removed>,
-    ) -> Result<()> {
-        self.db.commit(Batch::new().delete(TAGS, &name.to_string()))?;
-        state.tags.remove(&name);
-        removed.push(Removed::Untagged { name: name.familiar(), image: id.clone() });
         Ok(())
     }
+}
+
+/// What goes of an image.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) image: Digest,
+    /// Names that it loses.
+    pub(crate) names: Vec<Reference>,
+    /// Whether it goes itself; it then has no other names.
+    pub(crate) whole: bool,
+}
+
+/// What goes with one of an image's names: with a repository's last tag also its digests, which would keep the image for
+/// nobody.
+fn those_that_go(names: Vec<Reference>, name: Reference) -> Vec<Reference> {
+    let of_repository = |other: &&Reference| **other != name && other.name() == name.name();
+    let tagged_still = names.iter().filter(of_repository).any(|other| other.digest().is_none());
+    let digests: Vec<Reference> = if name.digest().is_none() && !tagged_still {
+        names.iter().filter(of_repository).cloned().collect()
+    } else {
+        Vec::new()
+    };
+    [name].into_iter().chain(digests).collect()
 }
 
 fn is_id_of(id: &Digest, text: &str) -> bool {

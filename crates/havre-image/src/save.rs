@@ -12,7 +12,8 @@ use havre_store::StoreError;
 use havre_store::tar::{Entry, Kind, TarWriter};
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Known, Pins};
+use crate::index::Pins;
+use crate::state::Known;
 use crate::{ImageError, Images, Result};
 
 /// A line of `manifest.json`.
@@ -115,7 +116,7 @@ impl Images {
         let state = self.state();
         let mut chosen: BTreeMap<Digest, (Known, BTreeSet<Reference>)> = BTreeMap::new();
         let mut choose = |id: &Digest, tag: Option<&Reference>| {
-            if let Some(known) = state.images.get(id) {
+            if let Some(known) = state.images().get(id) {
                 let entry = chosen.entry(id.clone()).or_insert_with(|| (known.clone(), BTreeSet::new()));
                 entry.1.extend(tag.cloned());
             }
@@ -124,8 +125,10 @@ impl Images {
             let reference = Reference::parse(name).ok();
             let mut found = false;
             if let Some(wanted) = reference.as_ref().filter(|_| Reference::is_repository(name)) {
-                for (tag, id) in
-                    state.tags.iter().filter(|(tag, _)| tag.digest().is_none() && tag.name() == wanted.name())
+                for (tag, id) in state
+                    .tags()
+                    .iter()
+                    .filter(|(tag, _)| tag.digest().is_none() && tag.name() == wanted.name())
                 {
                     choose(id, Some(tag));
                     found = true;
@@ -133,7 +136,8 @@ impl Images {
             }
             if !found {
                 let id = state.find(name)?;
-                let tag = reference.filter(|tag| tag.digest().is_none() && state.tags.get(tag) == Some(&id));
+                let tag =
+                    reference.filter(|tag| tag.digest().is_none() && state.tags().get(tag) == Some(&id));
                 choose(&id, tag.as_ref());
             }
         }

@@ -1,15 +1,15 @@
-//! What is known of images and names, in memory.
+//! What is known of an image and of its layers at registries.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use havre_base::{ContainerId, Timestamp};
+use havre_base::Timestamp;
 use havre_oci::image::{Descriptor, ImageConfig, MAX_DOCUMENT};
 use havre_oci::{Digest, Reference};
 use havre_store::{Content, Snapshots, StoreError};
 use serde::{Deserialize, Serialize};
 
-use crate::{Image, ImageError, Images};
+use crate::ImageError;
 
 /// What the database knows of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -97,113 +97,12 @@ impl Known {
         Ok(Self { id, record, config: Arc::new(config), sizes })
     }
 
+    /// Its configuration and documents.
+    pub(crate) fn contents(&self) -> BTreeSet<&Digest> {
+        self.record.documents.iter().chain([&self.id]).collect()
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.sizes.iter().fold(0, |sum, size| sum.saturating_add(*size))
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) images: BTreeMap<Digest, Known>,
-    pub(crate) tags: BTreeMap<Reference, Digest>,
-    /// The layers below each container's writable one.
-    pub(crate) writables: HashMap<ContainerId, Vec<Digest>>,
-    /// In which form layers are at registries, by diff id.
-    pub(crate) blobs: HashMap<Digest, Vec<KnownBlob>>,
-    /// What running operations rely on, and how many do.
-    pub(crate) pins: HashMap<Digest, usize>,
-}
-
-impl State {
-    pub(crate) fn image(&self, id: &Digest) -> Option<Image> {
-        self.images.get(id).map(|known| Image { id: known.id.clone(), config: Arc::clone(&known.config) })
-    }
-
-    pub(crate) fn names<'a>(&'a self, id: &'a Digest) -> impl Iterator<Item = &'a Reference> {
-        self.tags.iter().filter(move |(_, owner)| *owner == id).map(|(name, _)| name)
-    }
-
-    /// Names before ids, as Docker looks.
-    pub(crate) fn find(&self, text: &str) -> Result<Digest, ImageError> {
-        let by_id = |id: Digest| {
-            let known = self.images.contains_key(&id);
-            known.then(|| id.clone()).ok_or_else(|| ImageError::NotFound(id.to_string()))
-        };
-        if let Ok(id) = Digest::parse(text) {
-            return by_id(id);
-        }
-        if let Some(id) = Digest::from_hex(text) {
-            return by_id(id);
-        }
-        let reference = Reference::parse(text);
-        if let Ok(reference) = &reference {
-            if let Some(id) = self.tags.get(reference) {
-                return Ok(id.clone());
-            }
-            if let (Some(digest), Some(_)) = (reference.digest(), reference.tag())
-                && let Some(id) = self.tags.get(&reference.at_digest(digest.clone()))
-            {
-                return Ok(id.clone());
-            }
-        }
-        let prefix = text.strip_prefix("sha256:").unwrap_or(text);
-        if (1..64).contains(&prefix.len())
-            && prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        {
-            let mut found = self.images.keys().filter(|id| id.hex().starts_with(prefix));
-            match (found.next(), found.next()) {
-                (Some(id), None) => return Ok(id.clone()),
-                (Some(_), Some(_)) => return Err(ImageError::Ambiguous(prefix.into())),
-                (None, _) => {}
-            }
-        }
-        Err(match reference {
-            Ok(reference) => ImageError::NotFound(reference.familiar()),
-            Err(error) => ImageError::Reference(error),
-        })
-    }
-
-    /// Whether some content is an image's configuration or belongs to it.
-    pub(crate) fn content_is_needed(&self, digest: &Digest) -> bool {
-        self.pins.contains_key(digest)
-            || self.images.contains_key(digest)
-            || self.images.values().any(|known| known.record.documents.contains(digest))
-    }
-
-    pub(crate) fn layer_is_needed(&self, layer: &Digest) -> bool {
-        self.pins.contains_key(layer)
-            || self.images.values().any(|known| known.config.rootfs.diff_ids.contains(layer))
-            || self.writables.values().any(|layers| layers.contains(layer))
-    }
-}
-
-/// Keeps layers and configurations from being removed while an operation relies on them.
-pub(crate) struct Pins<'a> {
-    images: &'a Images,
-    held: Mutex<Vec<Digest>>,
-}
-
-impl<'a> Pins<'a> {
-    pub(crate) const fn new(images: &'a Images) -> Self {
-        Self { images, held: Mutex::new(Vec::new()) }
-    }
-
-    pub(crate) fn pin(&self, digest: &Digest) {
-        *self.images.state().pins.entry(digest.clone()).or_default() += 1;
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(digest.clone());
-    }
-}
-
-impl Drop for Pins<'_> {
-    fn drop(&mut self) {
-        let mut state = self.images.state();
-        for digest in self.held.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if let Some(count) = state.pins.get_mut(&digest) {
-                *count -= 1;
-                if *count == 0 {
-                    state.pins.remove(&digest);
-                }
-            }
-        }
     }
 }

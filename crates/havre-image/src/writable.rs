@@ -8,7 +8,7 @@ use havre_base::ContainerId;
 use havre_oci::Digest;
 use havre_store::{Batch, Difference, Writable};
 
-use crate::state::State;
+use crate::index::State;
 use crate::{ImageError, Images, Result, WRITABLES};
 
 impl Images {
@@ -31,13 +31,13 @@ impl Images {
     /// The layers that a container stands on, which are its image's when it is new.
     fn layers_below(&self, container: &ContainerId, image: &Digest) -> Result<Vec<Digest>> {
         let mut state = self.state();
-        if let Some(layers) = state.writables.get(container) {
+        if let Some(layers) = state.writables().get(container) {
             return Ok(layers.clone());
         }
-        let known = state.images.get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
+        let known = state.images().get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
         let layers = known.config.rootfs.diff_ids.clone();
         self.db.enqueue(Batch::new().put(WRITABLES, container.as_str(), &layers));
-        state.writables.insert(container.clone(), layers.clone());
+        state.insert_writable(container.clone(), layers.clone());
         Ok(layers)
     }
 
@@ -51,7 +51,7 @@ impl Images {
     pub fn remove_writable(&self, container: &ContainerId) -> Result<()> {
         self.snapshots.remove_writable(container)?;
         let mut state = self.state();
-        if let Some(layers) = state.writables.remove(container) {
+        if let Some(layers) = state.remove_writable(container) {
             self.db.enqueue(Batch::new().delete(WRITABLES, container.as_str()));
             for layer in layers.iter().filter(|layer| !state.layer_is_needed(layer)) {
                 self.snapshots.remove_layer(layer)?;
@@ -63,15 +63,15 @@ impl Images {
 
     /// Removes trees of layers that are no image's and no container's.
     pub(crate) fn drop_trees(&self, state: &State) -> Result<()> {
-        let images = state.images.values().map(|known| known.config.rootfs.diff_ids.as_slice());
-        let containers = state.writables.values().map(Vec::as_slice);
+        let images = state.images().values().map(|known| known.config.rootfs.diff_ids.as_slice());
+        let containers = state.writables().values().map(Vec::as_slice);
         Ok(self.snapshots.keep_trees(images.chain(containers))?)
     }
 
     /// Bytes of the files that a container wrote.
     #[must_use]
     pub fn written(&self, container: &ContainerId) -> u64 {
-        let layers = self.state().writables.get(container).cloned().unwrap_or_default();
+        let layers = self.state().writables().get(container).cloned().unwrap_or_default();
         self.snapshots.written(container, &layers)
     }
 }

@@ -73,8 +73,8 @@ pub(crate) fn names_this_machine(host: &str) -> bool {
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) settings: Arc<Settings>,
-    /// By authority, and whether they verify nobody.
-    pub(crate) keys: Arc<Mutex<HashMap<(String, bool), Keys>>>,
+    /// By authority, and whether they verify nobody: what was read, and what was made of it.
+    pub(crate) keys: Arc<Mutex<HashMap<(String, bool), (Tls, Keys)>>>,
     pub(crate) reach: Reach,
 }
 
@@ -202,17 +202,20 @@ impl Connector {
         Ok(Wire { io: TokioIo::new(Box::new(stream)), proxied: false })
     }
 
-    /// The keys for a registry: read when it is first connected to.
+    /// The keys for a registry. Its folder is read for each connection, so that what an administrator puts there counts
+    /// at once; what is made of it is kept while it says the same.
     fn keys(&self, authority: &str, insecure: bool) -> io::Result<Keys> {
-        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (authority.to_owned(), insecure);
-        if let Some(keys) = known.get(&key) {
-            return Ok(keys.clone());
-        }
         let mut tls = keys_of(&self.settings.certs.join(authority))?;
         tls.insecure = insecure;
+        let key = (authority.to_owned(), insecure);
+        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((read, keys)) = known.get(&key)
+            && *read == tls
+        {
+            return Ok(keys.clone());
+        }
         let keys = tls.connector().map_err(io::Error::other)?;
-        known.insert(key, keys.clone());
+        known.insert(key, (tls, keys.clone()));
         Ok(keys)
     }
 }
@@ -307,6 +310,19 @@ mod tests {
         assert_eq!(keys_of(folder.path()).unwrap().identity.unwrap().0, b"c.cert");
         write("d.cert");
         assert!(keys_of(folder.path()).unwrap_err().to_string().contains("missing key"));
+    }
+
+    #[test]
+    fn what_is_put_into_the_folder_counts_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { certs: folder.path().to_owned(), ..Settings::default() };
+        let connector = Connector { settings: Arc::new(settings), keys: Arc::default(), reach: Reach::All };
+        assert!(connector.keys("a.test", false).is_ok());
+        std::fs::create_dir(folder.path().join("a.test")).unwrap();
+        std::fs::write(folder.path().join("a.test/a.cert"), "without a key").unwrap();
+        assert!(connector.keys("a.test", false).is_err() && connector.keys("b.test", false).is_ok());
+        std::fs::remove_file(folder.path().join("a.test/a.cert")).unwrap();
+        assert!(connector.keys("a.test", false).is_ok());
     }
 
     #[test]

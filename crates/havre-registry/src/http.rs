@@ -144,7 +144,7 @@ impl Http {
             url: ask.url.clone(),
             reason,
         };
-        // A large body takes as long as it takes; its sender notices when nothing moves.
+        // A large body takes as long as it takes; who sends it looks whether it moves.
         let sized = request.body().size_hint().exact().is_some();
         let answer = client.request(request);
         let answer = if sized {

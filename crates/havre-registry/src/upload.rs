@@ -3,7 +3,10 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use havre_oci::{Digest, Reference};
@@ -29,6 +32,21 @@ pub trait Source: Send + Sync {
 struct Stream {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     ended: bool,
+    /// How many pieces went.
+    moved: Arc<AtomicU64>,
+}
+
+/// Ends when nothing moved for a while. That is either the registry's fault or ours, and waiting longer helps neither.
+async fn stall(moved: &AtomicU64, patience: Duration) {
+    let mut before = None;
+    loop {
+        let now = moved.load(Ordering::Relaxed);
+        if before == Some(now) {
+            return;
+        }
+        before = Some(now);
+        tokio::time::sleep(patience).await;
+    }
 }
 
 impl Body for Stream {
@@ -48,7 +66,10 @@ impl Body for Stream {
                 self.ended = true;
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(piece)) => Poll::Ready(Some(piece.map(Frame::data))),
+            Poll::Ready(Some(piece)) => {
+                self.moved.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(Some(piece.map(Frame::data)))
+            }
             Poll::Ready(None) => Poll::Ready(Some(Err(io::Error::other("the content broke off")))),
         }
     }
@@ -135,8 +156,17 @@ impl Repository<'_> {
         if self.is_own(endpoint, place) {
             ask.authorization = self.auth.proof(endpoint);
         }
-        let body = Stream { pieces, ended: false }.boxed();
-        let answer = self.http.send_body(&ask, &endpoint.url(""), body).await?;
+        let moved = Arc::<AtomicU64>::default();
+        let body = Stream { pieces, ended: false, moved: Arc::clone(&moved) }.boxed();
+        let patience = self.http.settings.silence * 3;
+        let registry = endpoint.url("");
+        let answer = tokio::select! {
+            answer = self.http.send_body(&ask, &registry, body) => answer?,
+            () = stall(&moved, patience) => {
+                let reason = format!("net/http: timeout: nothing was sent or answered for {} s", patience.as_secs());
+                return Err(RegistryError::Unreachable { method: "Patch".into(), url: ask.url, reason });
+            }
+        };
         if !answer.status().is_success() {
             return Err(http::refusal(answer, place).await);
         }

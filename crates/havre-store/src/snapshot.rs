@@ -225,6 +225,12 @@ impl Snapshots {
         found
     }
 
+    /// Bytes that were removed and are not deleted yet.
+    #[must_use]
+    pub fn in_trash(&self) -> u64 {
+        folder::size(&self.trash)
+    }
+
     /// Out of sight at once, deleted behind.
     pub(crate) fn discard(&self, path: &Path) -> Result<(), StoreError> {
         let trash = folder::unused(&self.trash);

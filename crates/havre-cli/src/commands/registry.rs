@@ -92,7 +92,7 @@ pub(super) const SEARCH: Command = Command {
 };
 
 /// The name as given, and whether it names neither a tag nor a digest.
-fn named(app: &App, args: &Args) -> Result<(Reference, bool), Failure> {
+fn named(args: &Args) -> Result<(Reference, bool), Failure> {
     // Nobody verifies, so only its denial asks for something.
     if args.given("disable-content-trust") && !args.on("disable-content-trust") {
         return Err(Failure::plain("not yet supported: --disable-content-trust=false"));
@@ -107,7 +107,6 @@ fn named(app: &App, args: &Args) -> Result<(Reference, bool), Failure> {
     } else if bare && !args.on("quiet") {
         output::line("Using default tag: latest")?;
     }
-    let _app = app;
     Ok((reference, bare))
 }
 
@@ -135,7 +134,7 @@ pub(super) async fn pull_missing(
 }
 
 fn pull(app: &App, args: &Args) -> Result<u8, Failure> {
-    let (reference, _) = named(app, args)?;
+    let (reference, _) = named(args)?;
     let all = args.on("all-tags");
     let mut platform = args.text("platform").to_owned();
     if platform.is_empty() {
@@ -153,7 +152,7 @@ fn pull(app: &App, args: &Args) -> Result<u8, Failure> {
 }
 
 fn push(app: &App, args: &Args) -> Result<u8, Failure> {
-    let (reference, _) = named(app, args)?;
+    let (reference, _) = named(args)?;
     if reference.digest().is_some() {
         return Err(Failure::plain("cannot push a digest reference"));
     }

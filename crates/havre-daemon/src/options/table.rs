@@ -394,6 +394,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     // Keys of daemon.json without a flag.
     opt("", None, "builder", Map, Only(&[]), ""),
     opt("", None, "default-init", One, Only(&[]), ""),
+    opt("", None, "disk-watermarks", Map, Used, ""),
     opt("", None, "min-api-version", One, Used, ""),
     opt("", None, "proxies", Map, Used, ""),
     opt("", None, "resolv-conf", One, Only(&[]), ""),

@@ -135,14 +135,14 @@ impl Images {
             (BTreeSet::new(), BTreeSet::new());
         {
             let state = self.state();
-            checked.images = state.images.len();
-            checked.names = state.tags.len();
-            for known in state.images.values() {
+            checked.images = state.images().len();
+            checked.names = state.tags().len();
+            for known in state.images().values() {
                 blobs.insert(known.id.clone());
                 blobs.extend(known.record.documents.iter().cloned());
                 layers.extend(known.config.rootfs.diff_ids.iter().cloned());
             }
-            layers.extend(state.writables.values().flatten().cloned());
+            layers.extend(state.writables().values().flatten().cloned());
         }
         blobs.extend(self.content.list());
         layers.extend(self.snapshots.layers());

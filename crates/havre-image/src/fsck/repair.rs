@@ -7,7 +7,8 @@ use havre_oci::{Digest, Reference};
 use havre_store::Batch;
 
 use super::{Broken, CheckEvent, CheckSpec, Checked, Damage, Finding, Life, Outcome};
-use crate::state::{ImageRecord, State};
+use crate::index::State;
+use crate::state::{ImageRecord, Known};
 use crate::{IMAGES, Images, Removed, Result, TAGS};
 
 /// A check that has read everything.
@@ -48,7 +49,7 @@ impl Repair<'_, '_> {
 
     /// The containers that stand on any of these layers.
     fn standing(&self, state: &State, on: impl Fn(&[Digest]) -> bool) -> Vec<(ContainerId, Life)> {
-        let users = state.writables.iter().filter(|(_, layers)| on(layers));
+        let users = state.writables().iter().filter(|(_, layers)| on(layers));
         users.filter_map(|(id, _)| Some((id.clone(), (self.spec.life)(id)?))).collect()
     }
 
@@ -66,7 +67,7 @@ impl Repair<'_, '_> {
         let mut kept_layers = BTreeSet::new();
         let mut kept_blobs = BTreeSet::new();
         for one in &broken {
-            let Some(known) = state.images.get(&one.image) else { continue };
+            let Some(known) = state.images().get(&one.image) else { continue };
             let own = known.config.rootfs.diff_ids.clone();
             let on = |layers: &[Digest]| layers == own.as_slice();
             let running = self.standing(&state, on).into_iter().find(|(_, life)| life.running);
@@ -146,10 +147,10 @@ impl Repair<'_, '_> {
         }
         images.db.commit(batch)?;
         for name in names {
-            state.tags.remove(name);
+            state.remove_tag(name);
             self.checked.removed.push(Removed::Untagged { name: name.familiar(), image: id.clone() });
         }
-        let Some(known) = state.images.remove(id) else { return Ok(()) };
+        let Some(known) = state.remove_image(id) else { return Ok(()) };
         self.checked.removed.push(Removed::Image(id.clone()));
         for layer in known.config.rootfs.diff_ids.iter().filter(|layer| !state.layer_is_needed(layer)) {
             images.snapshots.remove_layer(layer)?;
@@ -166,9 +167,12 @@ impl Repair<'_, '_> {
     /// Manifests are written anew where they are asked for, so an image can do without.
     fn drop_document(&self, state: &mut State, blob: &Digest) -> Result<()> {
         let mut batch = Batch::new();
-        for known in state.images.values_mut().filter(|known| known.record.documents.contains(blob)) {
+        let has = |known: &&Known| known.record.documents.contains(blob);
+        let having: Vec<Known> = state.images().values().filter(has).cloned().collect();
+        for mut known in having {
             known.record.documents.retain(|document| document != blob);
             batch = batch.put(IMAGES, &known.id.to_string(), &known.record);
+            state.insert_image(known);
         }
         if batch.is_empty() { Ok(()) } else { Ok(self.images.db.commit(batch)?) }
     }
@@ -194,12 +198,12 @@ impl Repair<'_, '_> {
         };
         let recorded: BTreeMap<String, ImageRecord> = images.db.load(IMAGES)?.into_iter().collect();
         for key in recorded.keys() {
-            if !Digest::parse(key).is_ok_and(|id| state.images.contains_key(&id)) {
+            if !Digest::parse(key).is_ok_and(|id| state.images().contains_key(&id)) {
                 wrong(key.clone(), "the database has an image that is not here", "remove the record");
                 batch = batch.delete(IMAGES, key);
             }
         }
-        for known in state.images.values() {
+        for known in state.images().values() {
             let key = known.id.to_string();
             if recorded.get(&key) != Some(&known.record) {
                 wrong(key.clone(), "the database does not have the image as it is", "write the record");
@@ -208,14 +212,14 @@ impl Repair<'_, '_> {
         }
         let tags: BTreeMap<String, Digest> = images.db.load(TAGS)?.into_iter().collect();
         for key in tags.keys() {
-            if !Reference::parse(key).is_ok_and(|name| state.tags.contains_key(&name)) {
+            if !Reference::parse(key).is_ok_and(|name| state.tags().contains_key(&name)) {
                 wrong(key.clone(), "the database has a name that nothing has", "remove the record");
                 batch = batch.delete(TAGS, key);
             }
         }
-        for (name, id) in &state.tags {
+        for (name, id) in state.tags() {
             let key = name.to_string();
-            if !state.images.contains_key(id) {
+            if !state.images().contains_key(id) {
                 wrong(
                     key,
                     "it is the name of an image that is not here",
@@ -237,7 +241,7 @@ impl Repair<'_, '_> {
     /// Writable layers against containers.
     pub(super) fn writables(&mut self) -> Result<()> {
         let images = self.images;
-        let known: BTreeSet<ContainerId> = images.state().writables.keys().cloned().collect();
+        let known: BTreeSet<ContainerId> = images.state().writables().keys().cloned().collect();
         let all: BTreeSet<ContainerId> =
             images.snapshots.writables().into_iter().chain(known.clone()).collect();
         self.checked.containers = all.len();
@@ -264,7 +268,7 @@ impl Repair<'_, '_> {
                 {
                     let kept = life.running.then(|| in_use(&life.name));
                     if self.spec.repair && kept.is_none() {
-                        let layers = images.state().writables.get(&container).cloned().unwrap_or_default();
+                        let layers = images.state().writables().get(&container).cloned().unwrap_or_default();
                         images.snapshots.create_writable(&container, &layers)?;
                     }
                     let outcome = self.outcome(kept);
@@ -340,7 +344,7 @@ fn in_use(container: &str) -> String {
 
 /// The images that need a damaged part.
 fn broken(state: &State, damage: &Damage) -> Vec<Broken> {
-    let part = |known: &crate::state::Known| {
+    let part = |known: &Known| {
         if let Some(why) = damage.blobs.get(&known.id) {
             return Some(format!("its configuration {why}"));
         }
@@ -348,7 +352,7 @@ fn broken(state: &State, damage: &Damage) -> Vec<Broken> {
         Some(format!("its layer {} is damaged", layer.short()))
     };
     let names = |id: &Digest| state.names(id).cloned().collect();
-    let found = state.images.values().filter_map(|known| {
+    let found = state.images().values().filter_map(|known| {
         part(known).map(|why| Broken { image: known.id.clone(), names: names(&known.id), why })
     });
     found.collect()

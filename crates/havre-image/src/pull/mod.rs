@@ -19,8 +19,9 @@ use havre_registry::{Access, Credentials, Fetched, Repository};
 use havre_store::Pending;
 use tokio::sync::Semaphore;
 
+use crate::index::Pins;
 use crate::reports::Reports;
-use crate::state::{Known, KnownBlob, Pins};
+use crate::state::{Known, KnownBlob};
 use crate::{ImageError, Images, MAX_LAYERS, Result};
 
 /// What to pull.
@@ -195,7 +196,8 @@ impl Images {
         let named = reference.at_digest(digest.clone());
         if let Some(image) = self.known_as(&named, spec.platform.as_ref()) {
             // Its content is here; only the tag may be new or lead elsewhere.
-            let newer = self.name(reference, &named, &image)?;
+            let (names, newer) = self.names(reference, &named, &image);
+            self.set_tags(&mut self.state(), names)?;
             reports.tell(done(image, newer)).await;
             return Ok(newer);
         }
@@ -234,8 +236,8 @@ impl Images {
                 return Err(error);
             }
         };
-        self.keep(&plan, pending, taken, reference).await?;
-        let newer = self.name(reference, &named, &plan.id)?;
+        let (names, newer) = self.names(reference, &named, &plan.id);
+        self.keep(&plan, pending, taken, reference, names).await?;
         reports.tell(done(plan.id, newer)).await;
         Ok(newer)
     }
@@ -244,27 +246,25 @@ impl Images {
     /// than this machine's may have been asked for by name; without that name the index has to be looked at again.
     fn known_as(&self, named: &Reference, platform: Option<&Platform>) -> Option<Digest> {
         let state = self.state();
-        let id = state.tags.get(named)?;
-        let known = state.images.get(id)?;
+        let id = state.tags().get(named)?;
+        let known = state.images().get(id)?;
         let host = Platform::host();
         known.config.platform().matches(platform.unwrap_or(&host)).then(|| id.clone())
     }
 
-    /// Gives an image the name it was pulled by, and that of its digest; whether the name led elsewhere before.
-    fn name(&self, reference: &Reference, named: &Reference, image: &Digest) -> Result<bool> {
-        let mut state = self.state();
-        let tagged = reference.digest().is_none();
-        let old = if tagged { state.tags.get(reference) } else { state.tags.get(named) };
-        let newer = old != Some(image);
-        let mut names = vec![(named.clone(), image.clone())];
-        if tagged {
-            names.push((reference.clone(), image.clone()));
-        }
-        names.retain(|(name, id)| state.tags.get(name) != Some(id));
-        if !names.is_empty() {
-            self.set_tags(&mut state, &names)?;
-        }
-        Ok(newer)
+    /// The names that a pulled image gets, its own and that of its digest, and whether the one that was asked for leads
+    /// elsewhere so far.
+    fn names(
+        &self,
+        reference: &Reference,
+        named: &Reference,
+        image: &Digest,
+    ) -> (Vec<(Reference, Digest)>, bool) {
+        let state = self.state();
+        let asked = if reference.digest().is_none() { reference } else { named };
+        let newer = state.tags().get(asked) != Some(image);
+        let names = [named, asked].into_iter().filter(|name| state.tags().get(name) != Some(image));
+        (names.map(|name| (name.clone(), image.clone())).collect(), newer)
     }
 
     async fn plan(
@@ -369,6 +369,7 @@ impl Images {
         pending: Vec<Pending>,
         taken: Taken,
         reference: &Reference,
+        names: Vec<(Reference, Digest)>,
     ) -> Result<()> {
         let images = Arc::clone(self);
         let documents: Vec<Bytes> = plan.documents.iter().map(|document| document.bytes.clone()).collect();
@@ -399,7 +400,7 @@ impl Images {
                 kept.push(images.content.put(document)?);
             }
             let known = Known::new(id, config, kept, &images.snapshots)?;
-            images.add_pulled(known, blobs)
+            images.add_pulled(known, blobs, names)
         })
         .await
     }

@@ -1,11 +1,12 @@
 //! Content on its way to a registry.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use havre_oci::image::media;
 use havre_oci::{Digest, Reference};
-use havre_registry::{Access, Registries, Source};
+use havre_registry::{Access, Credentials, Registries, Settings, Source};
 use havre_testkit::registry::{FakeRegistry, Reply};
 use tokio::sync::mpsc;
 
@@ -74,4 +75,60 @@ fn uploads_go_on_where_they_broke_off() {
         let name = repository.put_manifest("1", media::MANIFEST, "{}".into()).await.unwrap();
         assert_eq!(name, Digest::of_bytes(b"{}"));
     });
+}
+
+/// Takes an upload's beginning and then nothing more.
+fn deaf() -> (String, std::thread::JoinHandle<usize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let serve = std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            // A greeting of TLS has no such end, but begins with a byte that no text has.
+            while !head.ends_with(b"\r\n\r\n") && head.first() != Some(&22) {
+                let mut byte = [0];
+                if std::io::Read::read(&mut stream, &mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            if head.first() == Some(&22) {
+                continue;
+            }
+            let head = String::from_utf8(head).unwrap();
+            let answer = match head.split(' ').next().unwrap_or_default() {
+                "PATCH" => {
+                    // Nothing of the body is read, and the connection stays.
+                    held.push(stream);
+                    continue;
+                }
+                "POST" => "HTTP/1.1 202 Accepted\r\nLocation: /v2/b/blobs/uploads/1\r\n",
+                "DELETE" => return held.len(),
+                _ => "HTTP/1.1 200 OK\r\n",
+            };
+            let whole = format!("{answer}Connection: close\r\nContent-Length: 0\r\n\r\n");
+            std::io::Write::write_all(&mut stream, whole.as_bytes()).unwrap();
+        }
+        held.len()
+    });
+    (host, serve)
+}
+
+#[test]
+fn an_upload_that_nobody_takes_is_given_up() {
+    let (host, serve) = deaf();
+    let settings = Settings { silence: Duration::from_millis(100), tries: 2, ..quick() };
+    let registries = Registries::new(settings);
+    run(async {
+        let reference = Reference::parse(&format!("{host}/b:1")).unwrap();
+        let repository = registries.repository(&reference, Access::Push, Credentials::default()).await;
+        let content = vec![7_u8; 64 << 20];
+        let error = repository.upload(&Text(content, true), || Ok(Digest::of_bytes(b""))).await.unwrap_err();
+        assert!(havre_base::chain(&error).contains("nothing was sent or answered"), "{error:?}");
+    });
+    let mut stream = std::net::TcpStream::connect(&host).unwrap();
+    std::io::Write::write_all(&mut stream, b"DELETE / HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(serve.join().unwrap(), 2);
 }

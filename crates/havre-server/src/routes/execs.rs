@@ -63,7 +63,12 @@ pub(crate) async fn start(server: &Server, call: Call, id: &str) -> Handled {
     let (answer, client) = hijack::promise(&parts, upgrade, None, version, terminal).map_err(no_socket)?;
     let (server, id) = (server.clone(), id.to_owned());
     tokio::spawn(async move {
-        let client = match client.descriptor(&server).await {
+        // A process may say something before its client has read that it may.
+        let taken = match client.descriptor(&server).await {
+            Ok(client) => crate::routes::streams::until_head_is_read(client).await,
+            Err(error) => Err(error),
+        };
+        let client = match taken {
             Ok(client) => client,
             Err(error) => return tracing::debug!(%error, "a client that wanted a stream did not take it"),
         };

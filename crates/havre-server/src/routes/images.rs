@@ -3,7 +3,7 @@
 //! The image service is blocking code: it runs on the blocking pool, fed from and to the connection
 //! through bounded queues.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -152,10 +152,12 @@ async fn summaries(
     let engine = Arc::clone(&server.engine);
     let (views, usage) =
         blocking(move || Ok((engine.images.list(&spec)?, engine.images.disk_usage()))).await?;
-    let containers = server.engine.containers.list();
+    let mut containers: HashMap<Digest, i64> = HashMap::new();
+    for one in server.engine.containers.list() {
+        *containers.entry(one.fixed.image.clone()).or_default() += 1;
+    }
     let summary = |view: &ImageView| ImageSummary {
-        containers: i64::try_from(containers.iter().filter(|one| one.fixed.image == view.id).count())
-            .unwrap_or(-1),
+        containers: containers.get(&view.id).copied().unwrap_or(0),
         created: view.created.map_or(0, havre_base::Timestamp::as_seconds),
         id: view.id.to_string(),
         labels: labels_of(view),

@@ -12,6 +12,7 @@ use havre_base::{Clock as _, SystemClock, Timestamp};
 use havre_engine::{AttachSpec, View};
 use havre_log::{Entry, ReadSpec, Reader, Stream};
 use hyper::StatusCode;
+use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 
@@ -113,16 +114,31 @@ pub(crate) async fn attach(server: &Server, call: Call, id: &str) -> Handled {
 /// Waits, briefly, until the client has read the head of the answer: some clients (docker-py) read the head
 /// through a buffer and the stream past it, and would lose what arrives together.
 async fn head_is_read(client: &tokio::net::UnixStream) {
-    const BRIEFLY: Duration = Duration::from_millis(20);
+    const BRIEFLY: Duration = Duration::from_millis(200);
     let read = async {
         // Each read of the peer makes the socket writable anew.
         while matches!(havre_engine::is_drained(client), Ok(false)) {
             let nothing = || Err::<(), _>(std::io::ErrorKind::WouldBlock.into());
-            client.try_io(tokio::io::Interest::WRITABLE, nothing).unwrap_or(());
-            client.writable().await.unwrap_or(());
+            client.try_io(Interest::WRITABLE, nothing).unwrap_or(());
+            // A client that went away will not read, and its socket is ready for ever.
+            match client.ready(Interest::WRITABLE).await {
+                Ok(ready) if !ready.is_write_closed() => {}
+                _ => break,
+            }
         }
     };
     tokio::time::timeout(BRIEFLY, read).await.unwrap_or(());
+}
+
+/// The same for a client that is handed on.
+pub(crate) async fn until_head_is_read(client: OwnedFd) -> std::io::Result<OwnedFd> {
+    let client = std::os::unix::net::UnixStream::from(client);
+    client.set_nonblocking(true)?;
+    let client = tokio::net::UnixStream::from_std(client)?;
+    head_is_read(&client).await;
+    let client = client.into_std()?;
+    client.set_nonblocking(false)?;
+    Ok(client.into())
 }
 
 /// Out of descriptors.

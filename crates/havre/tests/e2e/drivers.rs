@@ -15,6 +15,7 @@ pub(crate) const ALL: &[Test] = &[
     ("drivers: vfs copies", vfs),
     ("drivers: btrfs makes snapshots", btrfs),
     ("drivers: what cannot be is refused in words", refused),
+    ("watermarks keep the disk from being full of what nobody named", watermarks),
     ("a full disk is told with its biggest consumers and leaves nothing", full),
 ];
 
@@ -214,6 +215,55 @@ fn full(_: &World, client: &Client) {
     assert_eq!((stored().0, run(&["images", "-q"]).exits(0)), (before.0.0, before.1));
     emptied(&Path::new(&root).join("snapshots/tmp"));
     run(&["rm", "grown", "big"]).exits(0);
+    run(&["system", "fsck"]).exits(0);
+    drop(daemon);
+}
+
+/// Above its high watermark the engine removes images that nobody named, the oldest first, and nothing else.
+fn watermarks(_: &World, client: &Client) {
+    let Some(disk) = Disk::new("mkfs.ext4", 96) else { return };
+    let root = disk.path().join("data").display().to_string();
+    let marks = r#"{"disk-watermarks": {"high": "60%", "low": "40%", "min-age": "0s"}}"#;
+    let daemon = Private::start(marks, &["-H", "SOCKET", "--data-root", &root]);
+    daemon.load(client);
+    let run = |args: &[&str]| daemon.run(client, args);
+    let tar = daemon.path("noise.tar");
+    let import = |name: &[&str]| {
+        let tree = tempfile::tempdir().unwrap();
+        let mut noise = std::fs::File::open("/dev/urandom").unwrap();
+        let mut file = std::fs::File::create(tree.path().join("noise")).unwrap();
+        std::io::copy(&mut std::io::Read::take(&mut noise, 9 << 20), &mut file).unwrap();
+        assert!(
+            Command::new("tar")
+                .args(["-cf", &tar, "-C"])
+                .arg(tree.path())
+                .arg(".")
+                .status()
+                .unwrap()
+                .success()
+        );
+        let id = run(&[&["import", &tar], name].concat()).exits(0);
+        (id.trim().to_owned(), std::time::Instant::now())
+    };
+    let named = import(&["named"]).0;
+    let used = import(&[]).0;
+    run(&["create", "--name", "user", "--network", "none", &used, "/noise"]).exits(0);
+    let first = import(&[]).0;
+    let second = import(&[]).0;
+    // The disk is not full yet; one more and it is.
+    run(&["image", "inspect", "-f", "{{.Id}}", &first, &second]).exits(0);
+    let third = import(&[]).0;
+    let fourth = import(&[]).0;
+    daemon.wait_for("above its high watermark", 1);
+    let left = run(&["images", "-aq", "--no-trunc"]).exits(0);
+    assert!(left.contains(&named) && left.contains(&used), "{left}");
+    assert!(!left.contains(&first) && !left.contains(&second), "the oldest of {third} {fourth} go: {left}");
+    run(&["image", "inspect", "busybox"]).exits(0);
+    let gone =
+        run(&["events", "--since", "1h", "--until", "0s", "--filter", "event=delete", "--format", "{{.Actor.ID}}"]);
+    let gone = gone.exits(0);
+    assert!(gone.contains(&first), "{gone}");
+    run(&["rm", "user"]).exits(0);
     run(&["system", "fsck"]).exits(0);
     drop(daemon);
 }
