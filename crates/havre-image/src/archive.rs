@@ -18,9 +18,10 @@ use havre_store::stream::{Compression, Plain};
 use havre_store::tar::{Entry, Kind, TarReader};
 use havre_store::{ArchiveError, Limits, Pending, Snapshots, StoreError};
 
+use crate::attested::{self, MOST_BYTES};
 use crate::index::Pins;
 use crate::save::ArchiveImage;
-use crate::state::{ImageRecord, Known};
+use crate::state::{ImageRecord, Known, KnownBlob};
 use crate::{ImageError, Images, MAX_LAYERS, Result};
 
 /// All documents of an archive together.
@@ -206,7 +207,12 @@ impl Images {
             }
         }
         self.snapshots.commit(layers)?;
-        let (mut images, mut tags, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut images, mut blobs, mut tags, mut loaded) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let speaking = attested::speaking(parts.iter().filter_map(|(path, part)| match part {
+            Part::Document(_) if named_digest(path).is_some() => document(&parts, path).ok(),
+            _ => None,
+        }));
+        let find = |digest: &Digest| document(&parts, &blob_path(digest)).ok();
         for (names, text, config) in found {
             let id = Digest::of_bytes(&text);
             pins.pin(&id);
@@ -217,16 +223,28 @@ impl Images {
                     size(layer).ok_or_else(|| ImageError::from(StoreError::Missing(layer.clone())))
                 });
             let sizes = sizes.collect::<Result<Vec<u64>>>()?;
+            let mut documents = Vec::new();
+            for (manifest, texts) in attested::in_archive(&speaking, &id, &config.rootfs.diff_ids, &find) {
+                blobs.extend(proved(&parts, &manifest, &config.rootfs.diff_ids));
+                for text in texts {
+                    let digest = Digest::of_bytes(text);
+                    pins.pin(&digest);
+                    self.content.put(text)?;
+                    if !documents.contains(&digest) {
+                        documents.push(digest);
+                    }
+                }
+            }
             images.push(Known {
                 id: id.clone(),
-                record: ImageRecord::default(),
+                record: ImageRecord { documents, ..ImageRecord::default() },
                 config: config.into(),
                 sizes,
             });
             tags.extend(names.iter().map(|name| (name.clone(), id.clone())));
             loaded.push(Loaded { image: id, names });
         }
-        self.add(images, tags)?;
+        self.add(images, blobs, tags)?;
         loaded.iter().for_each(|image| on(LoadEvent::Loaded(image.clone())));
         Ok(loaded)
     }
@@ -292,7 +310,10 @@ impl<'env> Collector<'_, 'env, '_> {
         if looks_like_a_layer(&head) {
             return self.layer(tar, path, head);
         }
-        if entry.size > MAX_DOCUMENT {
+        let too_much = |size: u64| self.documents.saturating_add(size) > MAX_DOCUMENTS;
+        // What an attestation says may be longer than a document.
+        let statement = named_digest(&path).is_some() && entry.size <= MOST_BYTES && !too_much(entry.size);
+        if entry.size > MAX_DOCUMENT && !statement {
             // Nothing we could use. If an image says otherwise, its absence will be told.
             self.parts.remove(&path);
             return Ok(());
@@ -301,7 +322,7 @@ impl<'env> Collector<'_, 'env, '_> {
         if self.documents > MAX_DOCUMENTS {
             return Err(ArchiveError::Limit { what: "bytes of documents", limit: MAX_DOCUMENTS }.into());
         }
-        head.extend(tar.content(MAX_DOCUMENT)?);
+        head.extend(tar.content(MOST_BYTES)?);
         self.parts.insert(path, Part::Document(head));
         Ok(())
     }
@@ -468,6 +489,20 @@ fn docker_images(parts: &BTreeMap<String, Part>) -> Result<Vec<Candidate>> {
         })
     };
     lines.into_iter().map(candidate).collect()
+}
+
+/// The blobs of a manifest that were just seen to be the layers it says they are.
+fn proved(
+    parts: &BTreeMap<String, Part>,
+    manifest: &Manifest,
+    layers: &[Digest],
+) -> Vec<(Digest, KnownBlob)> {
+    let seen = |blob: &Descriptor, layer: &Digest| {
+        let part = parts.get(&blob_path(&blob.digest));
+        matches!(part, Some(Part::Layer(_, diff_id, (digest, _))) if diff_id == layer && *digest == blob.digest)
+    };
+    let pairs = manifest.layers.iter().zip(layers).filter(|(blob, layer)| seen(blob, layer));
+    pairs.map(|(blob, layer)| (layer.clone(), KnownBlob::nowhere(blob))).collect()
 }
 
 fn blob_path(digest: &Digest) -> String {

@@ -14,6 +14,7 @@ mod connect;
 mod error;
 mod http;
 mod login;
+mod referrers;
 mod repository;
 mod search;
 mod settings;

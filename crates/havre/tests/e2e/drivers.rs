@@ -259,8 +259,17 @@ fn watermarks(_: &World, client: &Client) {
     assert!(left.contains(&named) && left.contains(&used), "{left}");
     assert!(!left.contains(&first) && !left.contains(&second), "the oldest of {third} {fourth} go: {left}");
     run(&["image", "inspect", "busybox"]).exits(0);
-    let gone =
-        run(&["events", "--since", "1h", "--until", "0s", "--filter", "event=delete", "--format", "{{.Actor.ID}}"]);
+    let gone = run(&[
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "event=delete",
+        "--format",
+        "{{.Actor.ID}}",
+    ]);
     let gone = gone.exits(0);
     assert!(gone.contains(&first), "{gone}");
     run(&["rm", "user"]).exits(0);
