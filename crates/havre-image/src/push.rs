@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use havre_oci::image::{Descriptor, Document, MAX_DOCUMENT, Manifest, media};
-use havre_oci::{Digest, Digester, Reference};
+use havre_oci::{Digest, Digester, Platform, Reference};
 use havre_registry::{Access, Credentials, RegistryError, Repository, Source};
 use havre_store::{Batch, StoreError};
 use tokio::sync::{Semaphore, mpsc};
@@ -37,8 +37,8 @@ pub struct PushSpec {
     pub reference: Reference,
     /// Every tag.
     pub all_tags: bool,
-    /// The image alone, without the index and the attestations with which it came.
-    pub single: bool,
+    /// The image for this platform alone, without the index and the attestations with which it came.
+    pub platform: Option<Platform>,
     /// Who asks.
     pub credentials: Credentials,
 }
@@ -100,6 +100,15 @@ impl Images {
             found.filter_map(|(name, id)| Some((name.clone(), state.images().get(id)?.clone()))).collect()
         };
         chosen.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, known) in &chosen {
+            let own = known.config.platform();
+            if let Some(wanted) = spec.platform.as_ref().filter(|wanted| !own.matches(wanted)) {
+                return Err(ImageError::Missing(format!(
+                    "image with reference {} was found but does not provide the specified platform ({wanted}): it is {own}",
+                    name.familiar()
+                )));
+            }
+        }
         reports.tell(PushEvent::To(spec.reference.name())).await;
         if chosen.is_empty() {
             let name = spec.reference.name();
@@ -117,7 +126,7 @@ impl Images {
             pins.pin(&known.id);
             known.config.rootfs.diff_ids.iter().for_each(|layer| pins.pin(layer));
             known.record.documents.iter().for_each(|document| pins.pin(document));
-            self.push_one(&name, &known, spec.single, &repository, reports).await?;
+            self.push_one(&name, &known, spec.platform.is_some(), &repository, reports).await?;
         }
         Ok(())
     }

@@ -16,8 +16,8 @@ const EFFECTS: &str = include_str!("../../../havre/tests/e2e/flags.tsv");
 const GROUPS: &[&str] =
     &["checkpoint", "container", "context", "image", "inspect", "manifest", "system", "version"];
 
-/// Commands that wait for registries and for the builder.
-const LATER: &[&str] = &["image build", "image pull", "image push"];
+/// Commands that wait for the builder.
+const LATER: &[&str] = &["image build"];
 
 /// Flags that wait.
 const LATER_FLAGS: &[(&str, &str)] = &[];

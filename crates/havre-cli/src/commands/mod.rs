@@ -79,11 +79,8 @@ fn no_platform(text: &str) -> Option<String> {
 
 /// The platforms that `--platform` names, as the API takes them. Commas separate several.
 fn platforms(args: &spec::Args) -> Result<Vec<String>, Failure> {
-    let what = if args.called.ends_with("rmi") || args.called.starts_with("image r") {
-        ""
-    } else {
-        "invalid platform: "
-    };
+    let bare = ["rmi", "image rm", "image remove", "inspect", "push"];
+    let what = if bare.iter().any(|end| args.called.ends_with(end)) { "" } else { "invalid platform: " };
     let given = args.list("platform").iter().flat_map(|text| text.split(','));
     given
         .map(|text| {

@@ -44,7 +44,7 @@ pub(crate) async fn push_with(world: &World, reference: &Reference, single: bool
     let spec = PushSpec {
         reference: reference.clone(),
         all_tags: false,
-        single,
+        platform: single.then(havre_oci::Platform::host),
         credentials: Credentials::Anonymous,
     };
     let images = Arc::clone(&world.images);

@@ -2,13 +2,13 @@
 
 use havre_oci::Platform;
 use havre_oci::image::media;
-use havre_testkit::hostile::put_index;
+use havre_testkit::hostile::{Attested, put_attested, put_index};
 use havre_testkit::registry::FakeRegistry;
 use serde_json::Value;
 
 use crate::Test;
 use crate::registries::{DebianRegistry, PASSWORD};
-use crate::registry::{Configured, image, pushed_digest, small};
+use crate::registry::{Configured, image, pushed_digest, small, tool};
 use crate::world::{Client, World};
 
 /// Through every client.
@@ -16,12 +16,14 @@ pub(crate) const ALL: &[Test] = &[
     ("manifest_lists are made here and pushed", lists),
     ("manifest_names of other repositories are taken over", mounts),
     ("manifest_keys and certificates are the user's", keys),
+    ("manifest_pushes of one platform send the image alone", single),
 ];
 
 /// Through one client.
 pub(crate) const ALONE: &[Test] = &[
     ("manifest_both clients say the same", same),
     ("manifest_one client goes on with the other's lists", shared),
+    ("manifest_attestations go through archives and other tools", attestations),
 ];
 
 fn platform(text: &str) -> Platform {
@@ -253,4 +255,99 @@ fn shared(world: &World, ours: &Client) {
         assert_eq!(shown["manifests"].as_array().unwrap().len(), 2);
         by_second.run(&["manifest", "push", "--insecure", &list]).exits(0);
     }
+}
+
+/// An image of this machine with an attestation, in a repository of a registry; its name.
+fn attested(registry: &FakeRegistry, client: &Client) -> (String, Attested) {
+    let image = small(&client.unique("attested"));
+    let others = [(platform("linux/s390x"), small("other"))];
+    let put = put_attested(registry, "man/attested", "1", image, others).unwrap();
+    (format!("{}/man/attested:1", registry.host()), put)
+}
+
+fn single(_: &World, client: &Client) {
+    let registry = FakeRegistry::start().unwrap();
+    let (name, put) = attested(&registry, client);
+    let own = Platform::host();
+    let (own, other) = (format!("{}/{}", own.os, own.architecture), "linux/s390x");
+    client.run(&["pull", "-q", &name]).exits(0);
+    let target = name.replace("attested", "single");
+    client.run(&["tag", &name, &target]).exits(0);
+    let cut = pushed_digest(&client.run(&["push", &target]).exits(0));
+    let index = parsed(&String::from_utf8(registry.document("man/single", &cut).unwrap()).unwrap());
+    let listed: Vec<_> =
+        index["manifests"].as_array().unwrap().iter().map(|one| one["digest"].clone()).collect();
+    assert_eq!(listed, [put.manifest.as_str(), put.attestation.as_str()]);
+    for flags in [&["push"][..], &["push", "-a"]] {
+        let target = if flags.len() > 1 { target.trim_end_matches(":1") } else { &target };
+        let out = client.run(&[flags, &["--platform", &own, target]].concat()).exits(0);
+        assert_eq!(pushed_digest(&out), put.manifest);
+        let wrong = client.run(&[flags, &["--platform", other, target]].concat());
+        wrong.fails(1, &format!("does not provide the specified platform ({other})"));
+    }
+    client
+        .run(&["push", "--platform", "nonsense", &target])
+        .fails(1, "\"nonsense\": unknown operating system");
+    let known = client.run(&["inspect", "-f", "{{json .RepoDigests}}", &target]).exits(0);
+    assert!(known.contains(&cut) && known.contains(&put.manifest), "{known}");
+    client.run(&["rmi", "-f", &client.run(&["inspect", "-f", "{{.Id}}", &name]).exits(0)]).exits(0);
+}
+
+fn attestations(world: &World, client: &Client) {
+    let installed = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
+    if !installed("skopeo") {
+        println!("SKIP attestations in archives of other tools: skopeo is not installed");
+        return;
+    }
+    let Some(debian) = DebianRegistry::plain() else { return };
+    let fake = FakeRegistry::start().unwrap();
+    let (name, put) = attested(&fake, client);
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let insecure = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+    let copy = |flags: &[&str], from: &str, to: &str| {
+        tool("skopeo", &[&["copy", "-q", insecure[0], insecure[1]], flags, &[from, to]].concat())
+    };
+    let raw = |name: &str| tool("skopeo", &["inspect", "--raw", "--tls-verify=false", name]);
+    // All of it to Debian's registry, and from there through us: the same digests in another repository.
+    let (there, here) = (debian.name("att/theirs:1"), debian.name("att/ours:1"));
+    copy(&["--all", "--preserve-digests"], &format!("docker://{name}"), &format!("docker://{there}"));
+    client.run(&["pull", "-q", &there]).exits(0);
+    client.run(&["tag", &there, &here]).exits(0);
+    client.run(&["push", "-q", &here]).exits(0);
+    let index = parsed(&raw(&format!("docker://{here}")));
+    assert_eq!(index["manifests"][0]["digest"], put.manifest.as_str());
+    assert_eq!(index["manifests"][1]["digest"], put.attestation.as_str());
+    // Our archive: others find the image by the platform, and all of it with --all.
+    let saved = at("saved.tar");
+    client.run(&["save", "-o", &saved, &there]).exits(0);
+    let id = client.run(&["inspect", "-f", "{{.Id}}", &there]).exits(0);
+    let config = parsed(&tool("skopeo", &["inspect", "--raw", &format!("docker-archive:{saved}")]));
+    assert_eq!(config["config"]["digest"], id.as_str());
+    copy(&[], &format!("oci-archive:{saved}"), &format!("docker://{}", debian.name("att/one:1")));
+    let one = parsed(&raw(&format!("docker://{}", debian.name("att/one:1"))));
+    assert_eq!(one["config"]["digest"], id.as_str());
+    copy(&["--all"], &format!("oci-archive:{saved}"), &format!("docker://{}", debian.name("att/all:1")));
+    let all = parsed(&raw(&format!("docker://{}", debian.name("att/all:1"))));
+    assert_eq!(all["manifests"][1]["digest"], put.attestation.as_str());
+    client.run(&["rmi", "-f", &id]).exits(0);
+    // Into an empty store and out again without a loss.
+    client.run(&["load", "-q", "-i", &saved]).exits(0);
+    let again = at("again.tar");
+    client.run(&["save", "-o", &again, &there]).exits(0);
+    assert!(std::fs::read(&saved).unwrap() == std::fs::read(&again).unwrap(), "another archive");
+    client.run(&["rmi", "-f", &id]).exits(0);
+    // An archive of theirs has the compressed layers: what was pushed by them is pushed by us.
+    let theirs = at("theirs.tar");
+    copy(
+        &["--all", "--preserve-digests"],
+        &format!("docker://{here}"),
+        &format!("oci-archive:{theirs}:{here}"),
+    );
+    client.run(&["load", "-q", "-i", &theirs]).exits(0);
+    let before = raw(&format!("docker://{here}"));
+    client.run(&["push", "-q", &here]).exits(0);
+    assert_eq!(raw(&format!("docker://{here}")), before);
+    client.run(&["rmi", "-f", &id]).exits(0);
+    assert!(!world.log().contains("attestation left out"));
 }
