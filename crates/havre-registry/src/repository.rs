@@ -258,6 +258,7 @@ impl Repository<'_> {
                 // The registry's own words are better than ours, if it has any.
                 Err(RegistryError::Unauthorized(ours)) => {
                     return Err(match http::refusal(answer, &ask.url).await {
+                        denied @ RegistryError::Refused { .. } if denied.is_denied() => denied,
                         RegistryError::Refused { code, message, .. }
                             if !code.is_empty() && ask.authorization.is_some() =>
                         {

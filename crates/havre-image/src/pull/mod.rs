@@ -469,6 +469,9 @@ pub(crate) fn refused(reference: &Reference, error: havre_registry::RegistryErro
         }
         R::Refused { code, message, .. } if code == "DENIED" => denied(message),
         R::Unauthorized(message) if reference.domain() == havre_registry::DOCKER_HUB => denied(message),
+        R::Unauthorized(message) | R::Refused { status: 401, message, .. } => {
+            ImageError::Unproved(message.clone())
+        }
         _ => ImageError::Registry(error),
     }
 }

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use havre_oci::Platform;
 use havre_testkit::hostile::{RemoteImage, put_index, shell};
 use havre_testkit::registry::{FakeRegistry, Reply};
@@ -35,6 +37,7 @@ pub(crate) const ALONE: &[Test] = &[
     ("registry_distribution says what a name leads to", distribution),
     ("registry_insecure registries are named, also later", insecure),
     ("registry_skopeo and podman agree about digests", others),
+    ("registry_token servers of others are named", strangers),
 ];
 
 /// Loads a shell with a file of its own, so that its layers are no other test's; its name.
@@ -422,7 +425,16 @@ fn tokens(world: &World, client: &Client) {
     client.run(&["pull", "-q", &open]).exits(0);
     let request = format!("/images/create?fromImage={}&tag=1", registry.name("closed/web"));
     let (status, text) = world.api("POST", &request, "");
-    assert!(status == 401 && text.contains("unauthorized: authentication required"), "{status} {text}");
+    let denied = "repository does not exist or may require 'docker login': denied: requested access to the resource is denied";
+    assert!(status == 404 && text.contains(denied), "{status} {text}");
+    // Nobody is asked for a password.
+    let nobody = Configured::new(client, "{}");
+    let out = nobody.run(&["pull", &closed]);
+    assert!(!out.out.contains("Username"), "{out:?}");
+    out.fails(1, &format!("pull access denied for {}, {denied}", registry.name("closed/web")));
+    client.run(&["tag", "e2e/busybox", &closed]).exits(0);
+    nobody.run(&["push", &closed]).fails(1, "denied: requested access to the resource is denied");
+    client.run(&["rmi", &closed]).exits(0);
     user.run(&["pull", "-q", &closed]).exits(0);
     user.run(&["logout", &registry.host]).exits(0);
     assert!(user.kept()["auths"].get(&registry.host).is_none(), "{}", user.kept());
@@ -568,6 +580,44 @@ fn insecure(_: &World, client: &Client) {
     daemon.signal(rustix::process::Signal::HUP);
     daemon.wait_for("eloaded", before + 1);
     assert_eq!(daemon.run(client, &["pull", &name]).code, 1);
+}
+
+fn strangers(world: &World, client: &Client) {
+    let Some(tokens) = Tokens::new().map(Arc::new) else { return };
+    let server = Arc::clone(&tokens).serve();
+    // Another name of this machine is another host.
+    let elsewhere = server.host().replace("127.0.0.1", "localhost");
+    let Some(registry) = DebianRegistry::behind(&elsewhere, &tokens) else { return };
+    let daemon = Private::start("{}", &["-H", "SOCKET"]);
+    let name = registry.name("closed/web:1");
+    let archive = world.folder().join("strangers.tar");
+    world.clients()[0].run(&["save", "-o", archive.to_str().unwrap(), "e2e/busybox"]).exits(0);
+    daemon.run(client, &["load", "-q", "-i", archive.to_str().unwrap()]).exits(0);
+    daemon.run(client, &["tag", "e2e/busybox", &name]).exits(0);
+    let keys = Configured::new(client, "{}");
+    let auth = STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let json = format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.host);
+    std::fs::write(keys.folder.path().join("config.json"), json).unwrap();
+    let folder = keys.folder.path().to_str().unwrap();
+    let socket = format!("unix://{}", daemon.path("s"));
+    let run = |args: &[&str]| daemon.at(client, &socket, &[("DOCKER_CONFIG", folder)], args);
+    let setting = format!(r#""registry-token-servers": ["{}={elsewhere}"]"#, registry.host);
+    run(&["push", &name]).fails(1, &setting);
+    run(&["pull", &name]).fails(1, &setting);
+    run(&["login", "-u", USER, "-p", PASSWORD, &registry.host]).fails(1, &setting);
+    // What they may get without keys is asked for as nobody.
+    assert!(server.asked().iter().all(|asked| asked.header("authorization").is_empty()));
+    std::fs::write(daemon.folder.path().join("daemon.json"), format!("{{{setting}}}")).unwrap();
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.wait_for("eloaded", 1);
+    run(&["push", "-q", &name]).exits(0);
+    run(&["pull", "-q", &name]).exits(0);
+    let inspect = ["manifest", "inspect", "--insecure", &name];
+    let variable = format!("HAVRE_REGISTRY_TOKEN_SERVERS={}={elsewhere}", registry.host);
+    run(&inspect).fails(1, &variable);
+    let (variable, value) = variable.split_once('=').unwrap();
+    let env = [("DOCKER_CONFIG", folder), (variable, value)];
+    daemon.at(client, &socket, &env, &inspect).exits(0);
 }
 
 pub(crate) fn tool(program: &str, args: &[&str]) -> String {

@@ -7,6 +7,7 @@ use havre_oci::image::{Document, MAX_DOCUMENT, Manifest, media};
 use havre_oci::{Digest, Reference};
 use havre_registry::{
     Access, Credentials, Fetched, Insecure, Proxies, Registries, RegistryError, Repository, Settings,
+    TokenServer,
 };
 use serde::Deserialize;
 
@@ -19,6 +20,9 @@ use crate::output;
 
 /// Manifests of one list that are asked for: a list is a document of at most 4 MiB, which has room for thousands.
 const MAX_ENTRIES: usize = 1_000;
+
+/// Token servers of other owners than their registry's: `registry=host,...`. The engine has them in its configuration.
+const TOKEN_SERVERS: &str = "HAVRE_REGISTRY_TOKEN_SERVERS";
 
 /// One manifest, or those of a list.
 pub(super) enum Found {
@@ -54,7 +58,12 @@ impl Remote {
         });
         let proxies =
             Proxies::parse(&http, &https, &none).map_err(|error| Failure::plain(error.to_string()))?;
+        let allowed = environment(TOKEN_SERVERS).unwrap_or_default();
+        let token_servers = allowed.split(',').filter(|text| !text.is_empty()).map(TokenServer::parse);
         let settings = Settings {
+            token_servers: token_servers
+                .collect::<Result<_, _>>()
+                .map_err(|error| Failure::plain(format!("{TOKEN_SERVERS}: {error}")))?,
             insecure: if insecure { vec![Insecure::Host(name.domain().to_owned())] } else { Vec::new() },
             // Pulls and pushes of the engine need no word for it; this one always did.
             plain_loopback: insecure || access == Access::Push,
@@ -189,6 +198,9 @@ impl Remote {
                     "failed to configure transport: error pinging v2 registry: Get \"https://{host}/v2/\": {reason}"
                 ))
             }
+            RegistryError::Stranger { registry, server } => Failure::plain(format!(
+                "refused to send the credentials for {registry} to {server}, a token server of somebody else: if it is the right one, set {TOKEN_SERVERS}={registry}={server}"
+            )),
             other => Failure::plain(other.to_string()),
         }
     }
