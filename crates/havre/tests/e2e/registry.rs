@@ -27,6 +27,7 @@ pub(crate) const ALL: &[Test] = &[
     ("registry_passwords and certificates", passwords),
     ("registry_credential helpers keep what login gets", helpers),
     ("registry_a token server stands before it", tokens),
+    ("registry_who is not believed hears it and is asked nothing", unbelieved),
     ("registry_what happens is an event", events),
     ("registry_search asks the old index", search),
     ("registry_mirrors are asked first", mirrors),
@@ -439,6 +440,45 @@ fn tokens(world: &World, client: &Client) {
     user.run(&["logout", &registry.host]).exits(0);
     assert!(user.kept()["auths"].get(&registry.host).is_none(), "{}", user.kept());
     client.run(&["rmi", "-f", &id]).exits(0);
+}
+
+fn unbelieved(world: &World, client: &Client) {
+    let registry = FakeRegistry::start().unwrap();
+    let realm = format!("http://{}/token", registry.host());
+    // Everybody gets a token, which is worth nothing; who comes with keys gets none.
+    registry.lie(move |asked| {
+        if asked.path.starts_with("/token") {
+            let text = r#"{"errors":[{"code":"DENIED","message":"tokens are not for you"}]}"#;
+            let known = !asked.header("authorization").is_empty();
+            return Some(if known { Reply::body(403, text) } else { Reply::body(200, r#"{"token":"t"}"#) });
+        }
+        let text = r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#;
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"x\"");
+        Some(Reply::body(401, text).with("WWW-Authenticate", challenge))
+    });
+    let name = format!("{}/un/believed:1", registry.host());
+    let nobody = Configured::new(client, "{}");
+    let out = nobody.run(&["pull", &name]);
+    assert!(!out.out.contains("Username"), "{out:?}");
+    out.fails(1, "unauthorized: who are you");
+    let request = format!("/images/create?fromImage={}/un/believed&tag=1", registry.host());
+    let (status, text) = world.api("POST", &request, "");
+    assert!(status == 500 && text.contains("unauthorized: who are you"), "{status} {text}");
+    let auth =
+        format!(r#"{{"username":"{USER}","password":"{PASSWORD}","serveraddress":"{}"}}"#, registry.host());
+    let (status, text) = world.api("POST", "/auth", &auth);
+    assert!(status == 401 && text.contains("denied: tokens are not for you"), "{status} {text}");
+    let auth = STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let user =
+        Configured::new(client, &format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.host()));
+    let repository = name.trim_end_matches(":1");
+    user.run(&["pull", &name]).fails(
+        1,
+        &format!("pull access denied for {repository}, repository does not exist or may require 'docker login': denied: tokens are not for you"),
+    );
+    client.run(&["tag", "e2e/busybox", &name]).exits(0);
+    user.run(&["push", &name]).fails(1, "denied: tokens are not for you");
+    client.run(&["rmi", &name]).exits(0);
 }
 
 fn events(world: &World, client: &Client) {
