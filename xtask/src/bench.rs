@@ -4,17 +4,18 @@
 //! `run` and `exec`. Memory is private memory: what would be free if the processes were not there.
 
 mod copies;
-mod registry;
+mod images;
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 
 use crate::engine::Engine;
 use crate::process;
+use images::Kind;
 
 /// Old enough for the oldest Docker that is compared.
 const API: &str = "/v1.41";
@@ -28,46 +29,110 @@ struct Measure {
     /// Whether a larger figure is the better one.
     more_is_better: bool,
     rounds: usize,
-    run: fn(&Engine, &Path) -> Result<f64>,
+    run: Run,
+    /// Programs that are no engines and do the same, or part of it.
+    others: &'static [Other],
 }
 
+type Other = (&'static str, fn(&Path) -> Result<f64>);
+
+type Run = fn(&Engine, &Path) -> Result<f64>;
+
+/// Milliseconds.
+const fn time(name: &'static str, rounds: usize, run: Run) -> Measure {
+    Measure { name, unit: "ms", more_is_better: false, rounds, run, others: &[] }
+}
+
+/// Of something in a second.
+const fn rate(name: &'static str, unit: &'static str, rounds: usize, run: Run) -> Measure {
+    Measure { name, unit, more_is_better: true, rounds, run, others: &[] }
+}
+
+const fn memory(name: &'static str, run: Run) -> Measure {
+    Measure { name, unit: "MiB", more_is_better: false, rounds: 1, run, others: &[] }
+}
+
+const fn beside(measure: Measure, others: &'static [Other]) -> Measure {
+    Measure { others, ..measure }
+}
+
+const LARGE: Kind = Kind::Large;
+const DEBIAN: Kind = Kind::Debian;
+const MANY: Kind = Kind::Many;
+
 const MEASURES: &[Measure] = &[
-    Measure { name: "idle-memory", unit: "MiB", more_is_better: false, rounds: 1, run: idle_memory },
-    Measure { name: "cp-out", unit: "ms", more_is_better: false, rounds: 5, run: copies::copy_out },
-    Measure { name: "run-host", unit: "ms", more_is_better: false, rounds: 15, run: run_host },
-    Measure { name: "run-none", unit: "ms", more_is_better: false, rounds: 15, run: run_none },
-    Measure { name: "run-detached", unit: "ms", more_is_better: false, rounds: 15, run: run_detached },
-    Measure { name: "exec", unit: "ms", more_is_better: false, rounds: 15, run: exec },
-    Measure { name: "parallel-start", unit: "containers/s", more_is_better: true, rounds: 3, run: parallel },
-    Measure { name: "logs-write", unit: "MB/s", more_is_better: true, rounds: 3, run: logs },
-    Measure { name: "cp-in", unit: "ms", more_is_better: false, rounds: 5, run: copies::copy_in },
-    Measure { name: "commit", unit: "ms", more_is_better: false, rounds: 3, run: copies::commit },
-    Measure { name: "export", unit: "ms", more_is_better: false, rounds: 3, run: copies::export },
-    Measure { name: "list-300", unit: "ms", more_is_better: false, rounds: 5, run: list },
-    Measure { name: "create", unit: "containers/s", more_is_better: true, rounds: 3, run: creations },
-    Measure { name: "logs-read", unit: "MB/s", more_is_better: true, rounds: 3, run: logs_read },
-    Measure { name: "stats-40", unit: "ms", more_is_better: false, rounds: 3, run: stats },
-    Measure { name: "attach-200", unit: "ms", more_is_better: false, rounds: 3, run: attach },
-    Measure { name: "load", unit: "MB/s", more_is_better: true, rounds: 3, run: load },
-    Measure { name: "save", unit: "ms", more_is_better: false, rounds: 3, run: registry::save },
-    Measure { name: "pull", unit: "ms", more_is_better: false, rounds: 3, run: registry::pull_large },
-    Measure {
-        name: "pull-60-layers",
-        unit: "ms",
-        more_is_better: false,
-        rounds: 3,
-        run: registry::pull_many,
-    },
-    Measure { name: "pull-again", unit: "ms", more_is_better: false, rounds: 5, run: registry::pull_again },
-    Measure { name: "push", unit: "ms", more_is_better: false, rounds: 1, run: registry::push_large },
-    Measure { name: "rmi", unit: "ms", more_is_better: false, rounds: 3, run: registry::remove_large },
-    Measure {
-        name: "memory-per-container",
-        unit: "MiB",
-        more_is_better: false,
-        rounds: 1,
-        run: container_memory,
-    },
+    memory("idle-memory", idle_memory),
+    time("cp-out", 5, copies::copy_out),
+    time("run-host", 15, run_host),
+    time("run-none", 15, run_none),
+    time("run-detached", 15, run_detached),
+    time("exec", 15, exec),
+    rate("parallel-start", "containers/s", 3, parallel),
+    rate("logs-write", "MB/s", 3, logs),
+    time("cp-in", 5, copies::copy_in),
+    time("commit", 3, copies::commit),
+    time("export", 3, copies::export),
+    time("list-300", 5, list),
+    rate("create", "containers/s", 3, creations),
+    rate("logs-read", "MB/s", 3, logs_read),
+    time("stats-40", 3, stats),
+    time("attach-200", 3, attach),
+    beside(
+        time("load", 3, |engine, folder| images::load(engine, folder, LARGE)),
+        &[("tar", |folder| images::tar_load(folder, LARGE))],
+    ),
+    beside(
+        time("load-debian", 3, |engine, folder| images::load(engine, folder, DEBIAN)),
+        &[("tar", |folder| images::tar_load(folder, DEBIAN))],
+    ),
+    beside(
+        time("load-many", 3, |engine, folder| images::load(engine, folder, MANY)),
+        &[("tar", |folder| images::tar_load(folder, MANY))],
+    ),
+    time("save", 3, |engine, folder| images::save(engine, folder, LARGE)),
+    time("save-debian", 3, |engine, folder| images::save(engine, folder, DEBIAN)),
+    time("save-many", 3, |engine, folder| images::save(engine, folder, MANY)),
+    beside(
+        time("pull", 3, |engine, folder| images::pull(engine, folder, LARGE)),
+        &[
+            ("podman", |folder| images::podman_pull(folder, LARGE)),
+            ("tar", |folder| images::tar_pull(folder, LARGE)),
+        ],
+    ),
+    beside(
+        time("pull-debian", 3, |engine, folder| images::pull(engine, folder, DEBIAN)),
+        &[
+            ("podman", |folder| images::podman_pull(folder, DEBIAN)),
+            ("tar", |folder| images::tar_pull(folder, DEBIAN)),
+        ],
+    ),
+    beside(
+        time("pull-many", 3, |engine, folder| images::pull(engine, folder, MANY)),
+        &[
+            ("podman", |folder| images::podman_pull(folder, MANY)),
+            ("tar", |folder| images::tar_pull(folder, MANY)),
+        ],
+    ),
+    beside(
+        time("push", 3, |engine, folder| images::push(engine, folder, LARGE)),
+        &[("podman", |folder| images::podman_push(folder, LARGE))],
+    ),
+    beside(
+        time("push-debian", 3, |engine, folder| images::push(engine, folder, DEBIAN)),
+        &[("podman", |folder| images::podman_push(folder, DEBIAN))],
+    ),
+    beside(
+        time("push-many", 3, |engine, folder| images::push(engine, folder, MANY)),
+        &[("podman", |folder| images::podman_push(folder, MANY))],
+    ),
+    time("rmi", 3, |engine, folder| images::remove(engine, folder, LARGE)),
+    time("rmi-debian", 3, |engine, folder| images::remove(engine, folder, DEBIAN)),
+    time("rmi-many", 3, |engine, folder| images::remove(engine, folder, MANY)),
+    time("pull-again", 5, images::pull_again),
+    memory("pull-memory", images::pull_memory),
+    time("df-1000", 5, images::disk_usage),
+    time("prune-1000", 1, images::prune),
+    memory("memory-per-container", container_memory),
 ];
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -80,9 +145,6 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("havre-bench-").tempdir_in("/var/tmp")?;
     let busybox = havre_testkit::busybox_archive(folder.path())?;
     let chosen = |measure: &&Measure| wanted.is_empty() || wanted.iter().any(|name| *name == measure.name);
-    if MEASURES.iter().filter(chosen).any(|measure| matches!(measure.name, "load" | "save" | "rmi")) {
-        havre_testkit::layered_archive(folder.path(), 300, 6)?;
-    }
     let mut engines = vec![Engine::havre(folder.path())?];
     match Engine::docker(folder.path()) {
         _ if alone => {}
@@ -108,10 +170,25 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             }
         }
         println!("{}", row(measure, &mut figures));
+        let ours = figures.first().and_then(|ours| ours.get(ours.len() / 2)).copied();
+        for (name, run) in measure.others {
+            let mut theirs = Vec::new();
+            for _ in 0..rounds {
+                match run(folder.path()) {
+                    Ok(figure) => theirs.push(figure),
+                    Err(error) => failures.push(format!("{name}: {error:#}")),
+                }
+            }
+            theirs.sort_by(f64::total_cmp);
+            if let (Some(ours), Some(median)) = (ours, theirs.get(theirs.len() / 2)) {
+                let ratio = median / ours;
+                println!("  {name:<25} {:>17} {median:>22.2} {ratio:>8.1}x", "");
+            }
+        }
         failures.truncate(2);
         failures.iter().for_each(|failure| println!("  failed on {failure}"));
     }
-    registry::end();
+    images::end(folder.path());
     Ok(())
 }
 
@@ -365,14 +442,6 @@ fn attach(engine: &Engine, _: &Path) -> Result<f64> {
     })();
     engine.client(&["rm", "-f", "attached"])?;
     measured
-}
-
-fn load(engine: &Engine, folder: &Path) -> Result<f64> {
-    let archive = folder.join("layers.tar");
-    let size = archive.metadata().context("no archive")?.len();
-    let taken = timed(engine, &["load", "-i", &archive.to_string_lossy()])?;
-    engine.client(&["rmi", "bench-layers:latest"])?;
-    Ok(f64::from(u32::try_from(size / 1000)?) / taken)
 }
 
 fn idle_memory(engine: &Engine, _: &Path) -> Result<f64> {

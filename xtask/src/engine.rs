@@ -87,6 +87,11 @@ impl Engine {
         bail!("{name} does not answer")
     }
 
+    /// The daemon's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// A command of the engine's own client.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.client);

@@ -663,6 +663,9 @@ impl Setup<'_, '_> {
     }
 
     fn name(&self) -> Result<(), RuntimeError> {
+        if self.namespaces.made.contains(Namespaces::NETWORK) {
+            havre_sys::interface::bring_up(c"lo").step("bring up the loopback interface")?;
+        }
         if self.namespaces.made.contains(Namespaces::CGROUP) {
             havre_sys::process::unshare(Namespaces::CGROUP).step("make the cgroup namespace")?;
         }

@@ -11,6 +11,7 @@ pub mod bpf;
 pub mod btrfs;
 pub mod clock;
 pub mod durable;
+pub mod interface;
 pub mod keyring;
 pub mod lock;
 pub mod memfd;

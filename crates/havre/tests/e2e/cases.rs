@@ -16,6 +16,7 @@ pub(crate) const ALL: &[Test] = &[
     ("input reaches the container to its end", input_is_piped),
     ("ten megabytes of output arrive to the byte", large_output),
     ("environment, user and working directory", process_settings),
+    ("a container without a network talks to itself", loopback),
     ("bind mounts, read-only mounts, tmpfs and a read-only root", mounts),
     ("entrypoint, names and id files", names_and_files),
     ("a detached container is listed, logged, stopped and removed", detached_life),
@@ -98,6 +99,16 @@ fn large_output(_: &World, client: &Client) {
     assert!(status.success());
     assert_eq!(output.len(), 10 << 20);
     assert!(output.chunks(16).all(|line| line == b"0123456789abcde\n"));
+}
+
+fn loopback(_: &World, client: &Client) {
+    let script = "ip addr show lo && ping -c 1 -q 127.0.0.1 && grep -c : /proc/net/dev";
+    for network in ["none", "default"] {
+        let args = ["run", "--rm", "--label", "e2e", "--network", network, "e2e/busybox", "sh", "-c", script];
+        let out = client.run(&args).exits(0);
+        assert!(out.contains("LOOPBACK,UP") && out.contains("inet 127.0.0.1/8"), "{out}");
+        assert!(out.contains("1 packets received") && out.ends_with("\n1"), "{out}");
+    }
 }
 
 fn process_settings(_: &World, client: &Client) {

@@ -38,6 +38,7 @@ mod registries;
 mod registry;
 mod registry_hostile;
 mod run;
+mod servers;
 mod silent;
 mod teach;
 mod terminal;
@@ -90,6 +91,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(manifest::ALONE)
         .chain(registry_hostile::ALL)
         .chain(fsck::ALL)
+        .chain(servers::ALL)
         .chain(drivers::ALL)
 }
 

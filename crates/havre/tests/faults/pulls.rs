@@ -1,4 +1,4 @@
-//! Pulls, loads, removals and prunes in which the daemon is killed: what was acknowledged runs, what broke off goes on from
+//! Pulls, loads, removals, prunes and repairs in which the daemon is killed: what was acknowledged runs, what broke off goes on from
 //! where it was, and nothing is left.
 
 use std::sync::Arc;
@@ -55,14 +55,17 @@ pub(crate) fn killed_pulls(world: &Arc<World>) {
     let saved = world.file("saved.tar");
     world.must(&["save", "-o", &saved, &name(&registry, 0)]);
     let mut acknowledged = 0;
-    for _ in 0..KILLS {
+    for turn in 0..KILLS {
         let image = name(&registry, random.below(IMAGES));
         let first = name(&registry, 0);
         let there = |image: &str| !world.must(&["images", "-q", image]).is_empty();
-        let (args, subject, wanted): (Vec<&str>, &str, bool) = match random.below(8) {
+        let here = there(&image);
+        let (args, subject, wanted): (Vec<&str>, &str, bool) = match random.below(9) {
             0 => (vec!["load", "-q", "-i", &saved], &first, true),
             1 => (vec!["rmi", &image], &image, false),
             2 => (vec!["image", "prune", "-af"], &image, false),
+            // A repair that is interrupted is one more fault, and must not make others.
+            3 => (vec!["system", "fsck", "--repair"], &image, here),
             _ => (vec!["pull", "-q", &image], &image, true),
         };
         let done = std::thread::scope(|scope| {
@@ -80,6 +83,9 @@ pub(crate) fn killed_pulls(world: &Arc<World>) {
         if there(subject) {
             check(world, subject);
         }
+        if turn % 20 == 19 {
+            world.must(&["system", "fsck"]);
+        }
     }
     println!("{acknowledged} of {KILLS} were acknowledged");
     for number in 0..IMAGES {
@@ -89,6 +95,7 @@ pub(crate) fn killed_pulls(world: &Arc<World>) {
         world.must(&["rmi", &name(&registry, number)]);
     }
     world.must(&["image", "prune", "-af"]);
+    world.must(&["system", "fsck"]);
     world.must(&["load", "-q", "-i", world.image().to_str().unwrap()]);
     world.settle(&|census| *census == crate::world::Census::default());
     world.kill_daemon();
