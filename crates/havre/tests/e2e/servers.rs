@@ -43,6 +43,7 @@ fn image(client: &Client, server: &Server) -> PathBuf {
     let unfinished = path.with_extension(container);
     client.run(&["save", "-o", &unfinished.to_string_lossy(), &tag]).exits(0);
     client.run(&["rmi", &tag]).exits(0);
+    #[expect(clippy::disallowed_methods, reason = "a file of tests: what is lost is made again")]
     std::fs::rename(&unfinished, &path).unwrap();
     path
 }

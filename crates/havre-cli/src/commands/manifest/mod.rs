@@ -205,7 +205,7 @@ fn create(app: &App, args: &Args) -> Result<u8, Failure> {
             None => match app
                 .block(Remote::new(app, &wanted, Access::Pull, args.on("insecure"))?.fetch(&wanted))?
             {
-                Found::One(entry) => entry,
+                Found::One(entry) => *entry,
                 Found::Many(_) => return Err(Failure::plain(format!("{wanted} is a manifest list"))),
             },
         };

@@ -26,7 +26,7 @@ const TOKEN_SERVERS: &str = "HAVRE_REGISTRY_TOKEN_SERVERS";
 
 /// One manifest, or those of a list.
 pub(super) enum Found {
-    One(Entry),
+    One(Box<Entry>),
     Many(Vec<Entry>),
 }
 
@@ -93,7 +93,7 @@ impl Remote {
         let top = repository.manifest(&wanted).await?;
         match parsed(&top)? {
             Document::Manifest(manifest) => {
-                Ok(Found::One(entry(name.clone(), &top, &manifest, repository).await?))
+                Ok(Found::One(Box::new(entry(name.clone(), &top, &manifest, repository).await?)))
             }
             Document::Index(index) => {
                 if index.manifests.len() > MAX_ENTRIES {
