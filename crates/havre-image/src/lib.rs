@@ -18,6 +18,7 @@ mod fsck;
 mod hello;
 mod import;
 mod index;
+mod parts;
 mod prune;
 mod pull;
 mod push;

@@ -37,6 +37,7 @@ mod reach;
 mod registries;
 mod registry;
 mod registry_hostile;
+mod registry_keys;
 mod run;
 mod servers;
 mod silent;
@@ -69,6 +70,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(run::ALL)
         .chain(configured::ALL)
         .chain(registry::ALL)
+        .chain(registry_keys::ALL)
         .chain(manifest::ALL)
 }
 
@@ -88,6 +90,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(teach::ALL)
         .chain(equal::ALL)
         .chain(registry::ALONE)
+        .chain(registry_keys::ALONE)
         .chain(manifest::ALONE)
         .chain(registry_hostile::ALL)
         .chain(fsck::ALL)

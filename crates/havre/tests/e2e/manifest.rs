@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::registries::{DebianRegistry, PASSWORD};
-use crate::registry::{Configured, image, pushed_digest, small, tool};
+use crate::registry::{image, pushed_digest, small, tool};
+use crate::registry_keys::Configured;
 use crate::world::{Client, World};
 
 /// Through every client.
