@@ -28,7 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("server", &["api", "engine", "image", "log"]),
     ("daemon", &["api", "engine", "image", "log", "registry", "runtime", "server", "store", "sys"]),
     ("client", &["api", "tls"]),
-    ("cli", &["api", "archive", "client"]),
+    ("cli", &["api", "archive", "client", "registry"]),
     ("testkit", &["*"]),
 ];
 /// Binaries may use everything.

@@ -428,7 +428,8 @@ impl State {
 
     fn restore(&mut self, endpoint: Endpoint) {
         for block in self.blocks.get_mut(&endpoint.network).into_iter().flatten() {
-            for net in endpoint.addresses.iter().filter(|net| block.subnet().contains(&net.addr())) {
+            let subnet = block.subnet();
+            for net in endpoint.addresses.iter().filter(|net| subnet.contains(&net.addr())) {
                 block.take(net.addr()).unwrap_or_else(|error| {
                     tracing::warn!(endpoint = %endpoint.id, %error, "an address is recorded twice");
                 });

@@ -69,7 +69,7 @@ pub(crate) fn names_this_machine(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| is_local(address) && !is_link(address))
 }
 
-/// By authority, and whether they verify nobody: what was read, and what was made of it.
+/// Keys by authority, and whether they verify nobody: what was read, and what was made of it.
 type Known = HashMap<(String, bool), (Tls, Keys)>;
 
 /// Makes connections.
