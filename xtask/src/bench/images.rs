@@ -83,7 +83,6 @@ impl Kind {
     }
 
     /// Its archive, made when it is first asked for, and the megabytes in it.
-    #[expect(clippy::disallowed_methods, reason = "what is lost with a machine is made again")]
     fn archive(self, folder: &Path) -> Result<PathBuf> {
         let own = folder.join(self.name());
         let path = own.join("image.tar");
