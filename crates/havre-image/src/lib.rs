@@ -15,6 +15,7 @@ mod commit;
 mod error;
 mod filter;
 mod fsck;
+mod gzip;
 mod hello;
 mod import;
 mod index;

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use flate2::write::GzEncoder;
 use havre_oci::image::{Descriptor, Document, MAX_DOCUMENT, Manifest, media};
 use havre_oci::{Digest, Digester, Platform, Reference};
 use havre_registry::{Access, Credentials, RegistryError, Repository, Source};
@@ -19,6 +18,7 @@ use havre_store::{Batch, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::attested::{self, Bundle};
+use crate::gzip::ParallelGzip;
 use crate::index::Pins;
 use crate::pull::all;
 use crate::reports::Reports;
@@ -372,7 +372,7 @@ impl Source for Packed {
                 size: 0,
                 piece: Vec::with_capacity(PIECE),
             };
-            let gzip = GzEncoder::new(wire, flate2::Compression::default());
+            let gzip = ParallelGzip::new(wire);
             let mut counted = Progress { gzip, done: 0, of, layer: &layer, reports, last: Instant::now() };
             let packed = images.snapshots.write_tar(&layer, &mut counted);
             let ended = packed.map_err(|error| io::Error::other(havre_base::chain(&error))).and_then(|()| {
@@ -396,7 +396,7 @@ impl Source for Packed {
 
 /// Counts what is packed.
 struct Progress<'a> {
-    gzip: GzEncoder<Wire>,
+    gzip: ParallelGzip<Wire>,
     done: u64,
     of: u64,
     layer: &'a Digest,
