@@ -251,9 +251,9 @@ impl<R: Read> TarReader<R> {
             let window = self.buffer.get(self.start..self.end).unwrap_or_default();
             let event = self.parser.parse(window).map_err(|e| ArchiveError::Archive(Arc::new(e)))?;
             let (consumed, entry, wanted) = match event {
-                // At least one more block, whatever it says: of a map of holes without an end of line it asks for what it
-                // has, again and again.
-                ParseEvent::NeedData { min_bytes } => (0, None, min_bytes.max(window.len() + 512)),
+                ParseEvent::NeedData { min_bytes } if min_bytes > window.len() => (0, None, min_bytes),
+                // Of a map of holes without an end of line it asks for what it has, again and again.
+                ParseEvent::NeedData { .. } => (0, None, window.len() + 512),
                 ParseEvent::Entry { consumed, entry } => (consumed, Some(resolve(&entry, None)), 0),
                 ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
                     let map = sparse_map.iter().map(|part| (part.offset, part.length)).collect();
