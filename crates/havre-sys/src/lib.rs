@@ -17,6 +17,8 @@ pub mod keyring;
 pub mod lock;
 pub mod memfd;
 pub mod mount;
+pub mod netlink;
+pub mod netns;
 pub mod path;
 pub mod probe;
 pub mod process;
