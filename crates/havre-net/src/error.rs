@@ -71,6 +71,12 @@ pub enum NetError {
     /// The address asked for is outside the network's subnets.
     #[error("invalid address {0}: It does not belong to any of this network's subnets")]
     AddressOutside(IpAddr),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] havre_sys::netlink::NetlinkError),
+    /// A namespace could not be made or entered.
+    #[error("cannot enter a network namespace")]
+    Namespace(#[from] std::io::Error),
     /// The database did not take it.
     #[error(transparent)]
     Store(#[from] havre_store::StoreError),
@@ -91,6 +97,7 @@ impl Classify for NetError {
             Self::Ambiguous { .. } => ErrorKind::InvalidParameter,
             Self::NoSubnet | Self::NoAddress { .. } => ErrorKind::Unavailable,
             Self::Store(error) => error.kind(),
+            Self::Kernel(_) | Self::Namespace(_) => ErrorKind::Internal,
             Self::Unsupported(_) => ErrorKind::NotImplemented,
         }
     }

@@ -5,11 +5,15 @@
 //! Not here: containers. A sandbox is a network namespace and an id.
 
 pub mod addresses;
+pub mod bridge;
 mod error;
+pub mod fabric;
+pub mod listeners;
 pub mod networks;
 pub mod options;
 pub mod pools;
 pub mod routes;
+pub mod sandbox;
 pub mod spec;
 
 pub use error::NetError;
