@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("runtime", &["sys", "log"]),
     ("archive", &["sys"]),
     ("store", &["archive", "sys"]),
+    ("net", &["store", "sys"]),
     ("tls", &[]),
     ("registry", &["tls"]),
     ("image", &["archive", "registry", "store", "sys"]),
@@ -27,7 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("server", &["api", "engine", "image", "log"]),
     ("daemon", &["api", "engine", "image", "log", "registry", "runtime", "server", "store", "sys"]),
     ("client", &["api", "tls"]),
-    ("cli", &["api", "archive", "client"]),
+    ("cli", &["api", "archive", "client", "registry"]),
     ("testkit", &["*"]),
 ];
 /// Binaries may use everything.

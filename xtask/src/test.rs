@@ -30,6 +30,8 @@ const NEEDS: &[(&str, &[&str])] = &[
     // Who shows our packet filters and links in words.
     ("nft", &["nftables"]),
     ("ip", &["iproute2"]),
+    // What makes layers that are mounted from files.
+    ("mkfs.erofs", &["erofs-utils"]),
     // The languages of other client libraries.
     ("python3", &["python3", "python3-venv"]),
     ("node", &["nodejs"]),

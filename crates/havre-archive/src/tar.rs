@@ -179,6 +179,8 @@ pub struct TarReader<R> {
     padding: u64,
     /// The bytes of the present entry's headers, when wanted.
     raw: Option<Vec<u8>>,
+    /// Bytes that were read.
+    read: u64,
 }
 
 impl<R> std::fmt::Debug for TarReader<R> {
@@ -204,12 +206,23 @@ impl<R: Read> TarReader<R> {
             left: 0,
             padding: 0,
             raw: raw.then(Vec::new),
+            read: 0,
         }
+    }
+
+    /// Bytes of the stream before what comes next: after `next_entry`, where the content begins.
+    pub fn offset(&self) -> u64 {
+        self.read - u64::try_from(self.end - self.start).unwrap_or(0)
     }
 
     /// Where it reads from.
     pub const fn input(&self) -> &R {
         &self.input
+    }
+
+    /// Where it reads from.
+    pub const fn input_mut(&mut self) -> &mut R {
+        &mut self.input
     }
 
     /// Where it reads from, after the last entry.
@@ -238,9 +251,9 @@ impl<R: Read> TarReader<R> {
             let window = self.buffer.get(self.start..self.end).unwrap_or_default();
             let event = self.parser.parse(window).map_err(|e| ArchiveError::Archive(Arc::new(e)))?;
             let (consumed, entry, wanted) = match event {
-                // At least one more block, whatever it says: of a map of holes without an end of line it asks for what it
-                // has, again and again.
-                ParseEvent::NeedData { min_bytes } => (0, None, min_bytes.max(window.len() + 512)),
+                ParseEvent::NeedData { min_bytes } if min_bytes > window.len() => (0, None, min_bytes),
+                // Of a map of holes without an end of line it asks for what it has, again and again.
+                ParseEvent::NeedData { .. } => (0, None, window.len() + 512),
                 ParseEvent::Entry { consumed, entry } => (consumed, Some(resolve(&entry, None)), 0),
                 ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
                     let map = sparse_map.iter().map(|part| (part.offset, part.length)).collect();
@@ -361,7 +374,10 @@ impl<R: Read> TarReader<R> {
         while self.end - self.start < enough {
             match self.input.read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Ok(self.end - self.start >= wanted),
-                Ok(count) => self.end += count,
+                Ok(count) => {
+                    self.end += count;
+                    self.read += u64::try_from(count).unwrap_or(0);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(ArchiveError::Archive(Arc::new(error))),
             }

@@ -49,6 +49,89 @@ pub struct Rules {
     pub root: bool,
 }
 
+impl Rules {
+    /// The components of `path` that mean something, joined by single slashes; names begin in `base`.
+    pub fn clean(&self, path: &[u8], base: &[u8]) -> Result<Vec<u8>, ArchiveError> {
+        if path.len() > 4096 {
+            return Err(refuse(path, "name longer than 4096 bytes"));
+        }
+        if path.contains(&0) {
+            return Err(refuse(path, "name with a zero byte"));
+        }
+        let mut parts: Vec<&[u8]> = Vec::new();
+        for part in path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".") {
+            if part != b".." {
+                parts.push(part);
+            } else if !self.dots {
+                return Err(refuse(path, "name with \"..\""));
+            } else if parts.pop().is_none() {
+                let folder = format!("/{}", lossy(base));
+                return Err(ArchiveError::Outside { name: lossy(path), folder });
+            }
+            if parts.len() > self.depth {
+                return Err(refuse(path, "too many folders inside each other"));
+            }
+        }
+        Ok(parts.join(&b'/'))
+    }
+}
+
+/// The owner and group of an entry.
+pub fn owner(entry: &Entry) -> Result<(u32, u32), ArchiveError> {
+    match (u32::try_from(entry.uid), u32::try_from(entry.gid)) {
+        (Ok(uid), Ok(gid)) => Ok((uid, gid)),
+        _ => Err(refuse(&entry.path, "owner out of range")),
+    }
+}
+
+/// The target of a symbolic link.
+pub fn link_target(entry: &Entry) -> Result<&[u8], ArchiveError> {
+    if entry.link.is_empty() || entry.link.contains(&0) {
+        return Err(refuse(&entry.path, "link to no name"));
+    }
+    Ok(&entry.link)
+}
+
+/// Refuses what is no file and has much content.
+pub fn check_content(entry: &Entry) -> Result<(), ArchiveError> {
+    if entry.size > 1 << 20 && entry.kind != Kind::File {
+        return Err(refuse(&entry.path, "content where none belongs"));
+    }
+    Ok(())
+}
+
+/// Where the content of a sparse file belongs, piece by piece.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    name: &'a [u8],
+    map: std::slice::Iter<'a, (u64, u64)>,
+    at: u64,
+    left: u64,
+    length: u64,
+}
+
+impl<'a> Parts<'a> {
+    /// Of the file `name` of this length.
+    #[must_use]
+    pub fn new(name: &'a [u8], map: &'a [(u64, u64)], length: u64) -> Self {
+        Self { name, map: map.iter(), at: 0, left: 0, length }
+    }
+
+    /// Where the next bytes of the content belong, and how many of at most `most` belong together there.
+    pub fn place(&mut self, most: u64) -> Result<(u64, u64), ArchiveError> {
+        while self.left == 0 {
+            let next = self.map.next().ok_or_else(|| refuse(self.name, "sparse map too short"))?;
+            (self.at, self.left) = *next;
+        }
+        let (at, take) = (self.at, self.left.min(most));
+        match at.checked_add(take) {
+            Some(end) if end <= self.length => (self.at, self.left) = (end, self.left - take),
+            _ => return Err(refuse(self.name, "sparse map beyond the end of the file")),
+        }
+        Ok((at, take))
+    }
+}
+
 /// What whoever owns the tree adds to the unpacking.
 pub trait Owner {
     /// Bytes of the archive that did not become the content of a file.
@@ -99,8 +182,9 @@ pub struct Unpacker<O> {
     rules: Rules,
     /// The folder of the previous entry: archives list folders one after the other.
     parent: Option<(Vec<u8>, OwnedFd)>,
-    /// Times of folders, which the files made in them would change.
-    folders: Vec<(Vec<u8>, Timestamps)>,
+    /// Times of folders, which the files made in them would change, with what each folder is: by its end a name may
+    /// be that of another one.
+    folders: Vec<(Vec<u8>, Timestamps, (u64, u64))>,
     /// Bytes that those take.
     remembered: usize,
     links: HashSet<Vec<u8>>,
@@ -136,7 +220,8 @@ fn times(entry: &Entry) -> Timestamps {
 
 /// Attributes an archive may set. Not `trusted.overlay.*` and `user.overlay.*`, which would make overlayfs
 /// show other files, and nothing by which the host's own security modules judge.
-pub(crate) fn attribute_is_allowed(name: &[u8]) -> bool {
+#[must_use]
+pub fn attribute_is_allowed(name: &[u8]) -> bool {
     (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
         || name == b"security.capability"
         || name.starts_with(b"system.posix_acl_")
@@ -175,27 +260,7 @@ impl<O: Owner> Unpacker<O> {
 
     /// The components of `path` that mean something, joined by single slashes.
     pub fn clean(&self, path: &[u8]) -> Result<Vec<u8>, ArchiveError> {
-        if path.len() > 4096 {
-            return Err(refuse(path, "name longer than 4096 bytes"));
-        }
-        if path.contains(&0) {
-            return Err(refuse(path, "name with a zero byte"));
-        }
-        let mut parts: Vec<&[u8]> = Vec::new();
-        for part in path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".") {
-            if part != b".." {
-                parts.push(part);
-            } else if !self.rules.dots {
-                return Err(refuse(path, "name with \"..\""));
-            } else if parts.pop().is_none() {
-                let folder = format!("/{}", lossy(&self.base));
-                return Err(ArchiveError::Outside { name: lossy(path), folder });
-            }
-            if parts.len() > self.rules.depth {
-                return Err(refuse(path, "too many folders inside each other"));
-            }
-        }
-        Ok(parts.join(&b'/'))
+        self.rules.clean(path, &self.base)
     }
 
     /// Makes what an entry describes; `path` is its cleaned name.
@@ -209,16 +274,15 @@ impl<O: Owner> Unpacker<O> {
             if entry.kind == Kind::Directory && self.rules.root {
                 let root = self.open_inside(b"").map_err(|e| failed(entry)(e.into()))?;
                 self.set_metadata(&root, entry).map_err(|e| failed(entry)(e.into()))?;
-                self.remember(&[], times(entry))?;
+                let stat = rustix::fs::fstat(&root).map_err(|e| failed(entry)(e.into()))?;
+                self.remember(&[], times(entry), &stat)?;
             }
             return self.keep(tar, entry);
         }
         if entry.kind == Kind::Other {
             return self.keep(tar, entry);
         }
-        let (Ok(_), Ok(_)) = (u32::try_from(entry.uid), u32::try_from(entry.gid)) else {
-            return Err(refuse(&entry.path, "owner out of range"));
-        };
+        owner(entry)?;
         let (parent, name) = split(path);
         self.open_parent(entry, parent)?;
         if !self.links.is_empty() {
@@ -240,9 +304,7 @@ impl<O: Owner> Unpacker<O> {
 
     /// Hands over content that becomes no file.
     pub fn keep<R: Read>(&mut self, tar: &mut TarReader<R>, entry: &Entry) -> Result<(), ArchiveError> {
-        if entry.size > 1 << 20 && entry.kind != Kind::File {
-            return Err(refuse(&entry.path, "content where none belongs"));
-        }
+        check_content(entry)?;
         loop {
             let chunk = tar.chunk()?;
             if chunk.is_empty() {
@@ -254,9 +316,11 @@ impl<O: Owner> Unpacker<O> {
 
     /// Sets the times of folders, now that nothing is made in them any more.
     pub fn finish(&mut self) -> Result<(), ArchiveError> {
-        for (path, times) in std::mem::take(&mut self.folders) {
-            // One that a later entry replaced needs no time.
-            if let Ok(folder) = self.open_inside(&path) {
+        for (path, times, known) in std::mem::take(&mut self.folders) {
+            // One that a later entry replaced needs no time, and what a link leads to has its own.
+            if let Ok(folder) = self.open_inside(&path)
+                && rustix::fs::fstat(&folder).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == known)
+            {
                 let set = rustix::fs::futimens(&folder, &times);
                 set.map_err(|e| ArchiveError::Extract { name: lossy(&path), source: Arc::new(e.into()) })?;
             }
@@ -380,8 +444,7 @@ impl<O: Owner> Unpacker<O> {
         length: u64,
     ) -> Result<(), ArchiveError> {
         file.set_len(length).map_err(failed(entry))?;
-        let mut parts = map.iter().copied();
-        let (mut at, mut left) = parts.next().unwrap_or((0, 0));
+        let mut parts = Parts::new(&entry.path, map, length);
         loop {
             let chunk = tar.chunk()?;
             if chunk.is_empty() {
@@ -391,16 +454,10 @@ impl<O: Owner> Unpacker<O> {
             self.owner.raw(chunk).map_err(failed(entry))?;
             let mut rest = chunk;
             while !rest.is_empty() {
-                while left == 0 {
-                    (at, left) = parts.next().ok_or_else(|| refuse(&entry.path, "sparse map too short"))?;
-                }
-                let take = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-                let taken = u64::try_from(take).unwrap_or(0);
-                if at.checked_add(taken).is_none_or(|end| end > length) {
-                    return Err(refuse(&entry.path, "sparse map beyond the end of the file"));
-                }
-                std::os::unix::fs::FileExt::write_all_at(file, &rest[..take], at).map_err(failed(entry))?;
-                (at, left, rest) = (at + taken, left - taken, &rest[take..]);
+                let (at, take) = parts.place(u64::try_from(rest.len()).unwrap_or(u64::MAX))?;
+                let (piece, behind) = rest.split_at(usize::try_from(take).unwrap_or(rest.len()));
+                std::os::unix::fs::FileExt::write_all_at(file, piece, at).map_err(failed(entry))?;
+                rest = behind;
             }
         }
     }
@@ -419,27 +476,29 @@ impl<O: Owner> Unpacker<O> {
                 Err(error) => Err(error),
             };
         }
-        let mut finish = || -> io::Result<()> {
+        let mut finish = || -> io::Result<Stat> {
             made?;
             let folder = rustix::fs::openat(self.parent(), name, FOLDER, Mode::empty())?;
             self.owner.folder_made(folder.as_fd(), displaced.as_ref())?;
-            Ok(self.set_metadata(&folder, entry)?)
+            self.set_metadata(&folder, entry)?;
+            Ok(rustix::fs::fstat(&folder)?)
         };
-        finish().map_err(failed(entry))?;
-        self.remember(path, times(entry))
+        let stat = finish().map_err(failed(entry))?;
+        self.remember(path, times(entry), &stat)
     }
 
-    fn remember(&mut self, path: &[u8], times: Timestamps) -> Result<(), ArchiveError> {
-        if let Some(last) = self.folders.last_mut().filter(|(last, _)| last == path) {
+    fn remember(&mut self, path: &[u8], times: Timestamps, stat: &Stat) -> Result<(), ArchiveError> {
+        let known = (stat.st_dev, stat.st_ino);
+        if let Some(last) = self.folders.last_mut().filter(|(last, _, is)| last == path && *is == known) {
             last.1 = times;
             return Ok(());
         }
-        self.remembered += path.len() + size_of::<(Vec<u8>, Timestamps)>();
+        self.remembered += path.len() + size_of::<(Vec<u8>, Timestamps, (u64, u64))>();
         if self.remembered > FOLDERS {
             let limit = u64::try_from(FOLDERS).unwrap_or(u64::MAX);
             return Err(ArchiveError::Limit { what: "bytes for the names of folders", limit });
         }
-        self.folders.push((path.to_vec(), times));
+        self.folders.push((path.to_vec(), times, known));
         Ok(())
     }
 
@@ -463,8 +522,9 @@ impl<O: Owner> Unpacker<O> {
                 let above = self.open_inside(above).map_err(|e| failed(entry)(e.into()))?;
                 Some((above, last.to_vec()))
             }
-            Kind::Symlink if entry.link.is_empty() || entry.link.contains(&0) => {
-                return Err(refuse(&entry.path, "link to no name"));
+            Kind::Symlink => {
+                link_target(entry)?;
+                None
             }
             _ => None,
         };

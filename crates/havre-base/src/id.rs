@@ -98,6 +98,14 @@ hex_id!(
     ContainerId
 );
 hex_id!(
+    /// The id of a network.
+    NetworkId
+);
+hex_id!(
+    /// The id of a container's place in a network.
+    EndpointId
+);
+hex_id!(
     /// The id of one exec in a container.
     ExecId
 );

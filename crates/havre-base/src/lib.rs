@@ -8,5 +8,5 @@ pub mod id;
 pub mod time;
 
 pub use error::{Classify, ErrorKind, chain};
-pub use id::{ContainerId, ContainerName, ExecId, InvalidId, InvalidName};
+pub use id::{ContainerId, ContainerName, EndpointId, ExecId, InvalidId, InvalidName, NetworkId};
 pub use time::{Clock, SystemClock, Timestamp};

@@ -140,7 +140,7 @@ impl Command {
         let mut line = format!("{program} {name}");
         // Docker's own exceptions.
         let options = match self.names.first() {
-            Some(&"context rm") => false,
+            Some(&("context rm" | "manifest create" | "manifest rm")) => false,
             Some(&"context export") => true,
             _ => self.flags().next().is_some(),
         };

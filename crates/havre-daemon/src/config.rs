@@ -169,7 +169,12 @@ impl Config {
         let oldest = last("min-api-version").or_else(|| environment("DOCKER_MIN_API_VERSION"));
         let asked_for_group = last("group");
         let proxies = values::proxies(&last, all("proxies"), &environment)?;
-        let registries = registries::Asked::read(all("registry-mirror"), all("insecure-registry"), &number)?;
+        let registries = registries::Asked::read(
+            all("registry-mirror"),
+            all("insecure-registry"),
+            all("registry-token-servers"),
+            &number,
+        )?;
         // Refused here, so that a validation finds them.
         drop(registries.settings(&proxies)?);
         Ok(Self {

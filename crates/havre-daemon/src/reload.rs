@@ -82,6 +82,7 @@ fn attributes(config: &Config) -> BTreeMap<String, String> {
         ("max-download-attempts", config.registries.tries.to_string()),
         ("registry-mirrors", json!(config.registries.mirrors).to_string()),
         ("insecure-registries", json!(config.registries.insecure).to_string()),
+        ("registry-token-servers", json!(config.registries.token_servers).to_string()),
         ("default-stop-timeout", config.live.stop_timeout.to_string()),
         ("shutdown-timeout", shutdown),
         ("default-runtime", config.live.default_runtime.clone()),

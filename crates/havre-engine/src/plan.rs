@@ -587,7 +587,16 @@ fn sysctls(spec: &ContainerSpec) -> Result<BTreeMap<String, String>, EngineError
             return refused("it is not in a separate kernel namespace");
         }
     }
-    Ok(spec.sysctls.clone())
+    let mut all = spec.sysctls.clone();
+    if spec.network == NetworkMode::None {
+        // What Docker gives in a network of the container's own: low ports and `ping` need no capability there.
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
+            all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

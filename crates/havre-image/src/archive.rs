@@ -12,14 +12,18 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
-use havre_oci::image::{Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT, Manifest};
+use havre_oci::image::{ImageConfig, MAX_DOCUMENT};
 use havre_oci::{Digest, Platform, Reference};
 use havre_store::stream::{Compression, Plain};
 use havre_store::tar::{Entry, Kind, TarReader};
 use havre_store::{ArchiveError, Limits, Pending, Snapshots, StoreError};
 
+use crate::attested::{self, MOST_BYTES};
 use crate::index::Pins;
-use crate::save::ArchiveImage;
+use crate::parts::{
+    Candidate, Part, blob_path, docker_images, document, follow, inside, invalid, named_digest, oci_images,
+    proved,
+};
 use crate::state::{ImageRecord, Known};
 use crate::{ImageError, Images, MAX_LAYERS, Result};
 
@@ -51,32 +55,6 @@ pub struct Loaded {
     pub image: Digest,
     /// The names it was given.
     pub names: Vec<Reference>,
-}
-
-/// A part of the archive.
-enum Part {
-    Document(Vec<u8>),
-    /// A layer that was extracted, with the digest and length it has in the archive.
-    Layer(Option<Pending>, Digest, (Digest, u64)),
-    /// A layer that we have.
-    Present(Digest),
-    /// What looked like a layer and is none.
-    Broken(StoreError),
-    /// Another name of a part.
-    Link(String),
-}
-
-/// An image as the archive describes it.
-struct Candidate {
-    config: String,
-    layers: Vec<String>,
-    names: Vec<Reference>,
-    /// What the manifest says of each layer, in an OCI layout.
-    announced: Vec<Descriptor>,
-}
-
-fn invalid(why: impl Into<String>) -> ImageError {
-    ImageError::Archive(why.into())
 }
 
 impl Images {
@@ -206,7 +184,12 @@ impl Images {
             }
         }
         self.snapshots.commit(layers)?;
-        let (mut images, mut tags, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut images, mut blobs, mut tags, mut loaded) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let speaking = attested::speaking(parts.iter().filter_map(|(path, part)| match part {
+            Part::Document(_) if named_digest(path).is_some() => document(&parts, path).ok(),
+            _ => None,
+        }));
+        let find = |digest: &Digest| document(&parts, &blob_path(digest)).ok();
         for (names, text, config) in found {
             let id = Digest::of_bytes(&text);
             pins.pin(&id);
@@ -217,16 +200,28 @@ impl Images {
                     size(layer).ok_or_else(|| ImageError::from(StoreError::Missing(layer.clone())))
                 });
             let sizes = sizes.collect::<Result<Vec<u64>>>()?;
+            let mut documents = Vec::new();
+            for (manifest, texts) in attested::in_archive(&speaking, &id, &config.rootfs.diff_ids, &find) {
+                blobs.extend(proved(&parts, &manifest, &config.rootfs.diff_ids));
+                for text in texts {
+                    let digest = Digest::of_bytes(text);
+                    pins.pin(&digest);
+                    self.content.put(text)?;
+                    if !documents.contains(&digest) {
+                        documents.push(digest);
+                    }
+                }
+            }
             images.push(Known {
                 id: id.clone(),
-                record: ImageRecord::default(),
+                record: ImageRecord { documents, ..ImageRecord::default() },
                 config: config.into(),
                 sizes,
             });
             tags.extend(names.iter().map(|name| (name.clone(), id.clone())));
             loaded.push(Loaded { image: id, names });
         }
-        self.add(images, tags)?;
+        self.add(images, blobs, tags)?;
         loaded.iter().for_each(|image| on(LoadEvent::Loaded(image.clone())));
         Ok(loaded)
     }
@@ -292,7 +287,10 @@ impl<'env> Collector<'_, 'env, '_> {
         if looks_like_a_layer(&head) {
             return self.layer(tar, path, head);
         }
-        if entry.size > MAX_DOCUMENT {
+        let too_much = |size: u64| self.documents.saturating_add(size) > MAX_DOCUMENTS;
+        // What an attestation says may be longer than a document.
+        let statement = named_digest(&path).is_some() && entry.size <= MOST_BYTES && !too_much(entry.size);
+        if entry.size > MAX_DOCUMENT && !statement {
             // Nothing we could use. If an image says otherwise, its absence will be told.
             self.parts.remove(&path);
             return Ok(());
@@ -301,7 +299,7 @@ impl<'env> Collector<'_, 'env, '_> {
         if self.documents > MAX_DOCUMENTS {
             return Err(ArchiveError::Limit { what: "bytes of documents", limit: MAX_DOCUMENTS }.into());
         }
-        head.extend(tar.content(MAX_DOCUMENT)?);
+        head.extend(tar.content(MOST_BYTES)?);
         self.parts.insert(path, Part::Document(head));
         Ok(())
     }
@@ -399,158 +397,4 @@ fn is_tar_header(head: &[u8]) -> bool {
         .map(|(at, &b)| if (148..156).contains(&at) { 32 } else { u32::from(b) })
         .sum();
     u32::from_str_radix(&text, 8) == Ok(sum)
-}
-
-/// The digest by which a path of an OCI layout is called.
-fn named_digest(path: &str) -> Option<Digest> {
-    Digest::from_hex(path.strip_prefix("blobs/sha256/")?)
-}
-
-/// `name`, seen from `folder`, as a path inside the archive.
-fn inside(folder: &str, name: &[u8]) -> Result<String> {
-    let shown = String::from_utf8_lossy(name.get(..200).unwrap_or(name)).into_owned();
-    let name = std::str::from_utf8(name).map_err(|_| invalid(format!("name {shown:?} is not UTF-8")))?;
-    if name.len() > 4096 || name.starts_with('/') || name.contains('\0') {
-        return Err(invalid(format!("name {shown:?} is not allowed")));
-    }
-    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
-    for part in name.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop().ok_or_else(|| invalid(format!("name {shown:?} leads outside")))?),
-            _ => parts.push(part),
-        }
-    }
-    Ok(parts.join("/"))
-}
-
-/// The part a path finally means.
-fn follow(parts: &BTreeMap<String, Part>, path: &str) -> Result<String> {
-    let mut path = inside("", path.as_bytes())?;
-    for _ in 0..16 {
-        match parts.get(&path) {
-            Some(Part::Link(target)) => path.clone_from(target),
-            _ => return Ok(path),
-        }
-    }
-    Err(invalid(format!("too many links at {path:?}")))
-}
-
-fn document<'a>(parts: &'a BTreeMap<String, Part>, path: &str) -> Result<&'a [u8]> {
-    let path = follow(parts, path)?;
-    let Some(Part::Document(bytes)) = parts.get(&path) else {
-        return Err(invalid(format!("document {path:?} is missing or too large")));
-    };
-    if let Some(expected) = named_digest(&path) {
-        let found = Digest::of_bytes(bytes);
-        if found != expected {
-            return Err(StoreError::Mismatch { what: "document", expected, found }.into());
-        }
-    }
-    Ok(bytes)
-}
-
-fn docker_images(parts: &BTreeMap<String, Part>) -> Result<Vec<Candidate>> {
-    let lines: Vec<ArchiveImage> = serde_json::from_slice(document(parts, "manifest.json")?)
-        .map_err(|e| invalid(format!("manifest.json: {e}")))?;
-    let candidate = |line: ArchiveImage| {
-        let names =
-            line.repo_tags.unwrap_or_default().into_iter().map(|text| match Reference::parse(&text) {
-                Ok(name) if name.digest().is_none() => Ok(name),
-                Ok(_) | Err(_) => Err(invalid(format!("invalid tag {text:?}"))),
-            });
-        let names = names.collect::<Result<_>>()?;
-        Ok(Candidate {
-            config: line.config,
-            layers: line.layers.unwrap_or_default(),
-            names,
-            announced: Vec::new(),
-        })
-    };
-    lines.into_iter().map(candidate).collect()
-}
-
-fn blob_path(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
-}
-
-fn oci_images(parts: &BTreeMap<String, Part>, platforms: &[Platform]) -> Result<Vec<Candidate>> {
-    let bytes = document(parts, "index.json")?;
-    let parse = |name: &str, bytes: &[u8]| {
-        Document::parse(bytes).map_err(|source| ImageError::Document { name: name.into(), source })
-    };
-    let Document::Index(index) = parse("index.json", bytes)? else {
-        return Err(invalid("index.json is no index"));
-    };
-    let mut images: Vec<Candidate> = Vec::new();
-    for entry in &index.manifests {
-        let host = [Platform::host()];
-        let wanted = if platforms.is_empty() { &host[..] } else { platforms };
-        for platform in wanted {
-            let Some(manifest) = choose(parts, entry, &parse, platform, 0)? else { continue };
-            let config = blob_path(&manifest.config.digest);
-            let name = image_name(entry)?;
-            match images.iter_mut().find(|image| image.config == config) {
-                Some(image) => image.names.extend(name),
-                None => images.push(Candidate {
-                    config,
-                    layers: manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
-                    names: name.into_iter().collect(),
-                    announced: manifest.layers,
-                }),
-            }
-        }
-    }
-    if images.is_empty() {
-        return Err(invalid("no image for this platform"));
-    }
-    Ok(images)
-}
-
-type Parse<'a> = &'a dyn Fn(&str, &[u8]) -> Result<Document>;
-
-/// The image an index entry means on a platform.
-fn choose(
-    parts: &BTreeMap<String, Part>,
-    entry: &Descriptor,
-    parse: Parse<'_>,
-    platform: &Platform,
-    depth: u32,
-) -> Result<Option<Manifest>> {
-    if depth > 4 {
-        return Err(invalid("too many indexes inside each other"));
-    }
-    let path = blob_path(&entry.digest);
-    if !parts.contains_key(&path) {
-        // Archives of one platform keep the index of all.
-        return Ok(None);
-    }
-    match parse(&path, document(parts, &path)?)? {
-        Document::Manifest(manifest) => Ok(Some(manifest)),
-        Document::Index(Index { manifests, .. }) => {
-            let fits = |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|p| p.matches(platform));
-            for entry in manifests
-                .iter()
-                .filter(|entry| !entry.annotations.contains_key("vnd.docker.reference.type"))
-                .filter(fits)
-            {
-                if let Some(manifest) = choose(parts, entry, parse, platform, depth + 1)? {
-                    return Ok(Some(manifest));
-                }
-            }
-            Ok(None)
-        }
-    }
-}
-
-/// The name an index entry carries, if it is more than a tag.
-fn image_name(entry: &Descriptor) -> Result<Option<Reference>> {
-    let text = match entry.annotations.get("io.containerd.image.name") {
-        Some(name) => name,
-        None => match entry.annotations.get("org.opencontainers.image.ref.name") {
-            Some(name) if name.contains(['/', ':']) => name,
-            _ => return Ok(None),
-        },
-    };
-    Ok(Some(Reference::parse(text)?).filter(|name| name.digest().is_none()))
 }

@@ -87,7 +87,7 @@ impl Images {
         let missing = || ImageError::NotFound(id.to_string());
         let known = Known::read(id.clone(), record, &self.content, &self.snapshots).ok_or_else(missing)?;
         let tags: Vec<_> = spec.reference.into_iter().map(|name| (name, id.clone())).collect();
-        self.add(vec![known], tags)?;
+        self.add(vec![known], Vec::new(), tags)?;
         self.get(&id).ok_or_else(missing)
     }
 

@@ -106,6 +106,10 @@ pub enum ImageError {
     /// The registry does not let us.
     #[error("{0}")]
     Denied(String),
+    /// The registry does not believe who we are. Not the kind of `Unauthorized`: at that, Docker's client asks for a
+    /// password and tries again, also where nobody can answer.
+    #[error("{0}")]
+    Unproved(String),
     /// What the registry has is no image we can use.
     #[error("{0}")]
     Pull(String),
@@ -142,7 +146,7 @@ impl Classify for ImageError {
             | Self::Filter(_)
             | Self::FilterValue { .. } => ErrorKind::InvalidParameter,
             Self::ReferenceInUse { .. } | Self::InUse { .. } => ErrorKind::Conflict,
-            Self::Hello(_) | Self::Save(_) => ErrorKind::Internal,
+            Self::Hello(_) | Self::Save(_) | Self::Unproved(_) => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
             Self::Registry(error) => error.kind(),
         }

@@ -73,7 +73,7 @@ impl Images {
         self.content.put(&text)?;
         let known = Known { id: id.clone(), record: ImageRecord::default(), config: document.into(), sizes };
         let tags: Vec<_> = name.into_iter().map(|name| (name, id.clone())).collect();
-        self.add(vec![known], tags)?;
+        self.add(vec![known], Vec::new(), tags)?;
         self.get(&id).ok_or_else(|| ImageError::NotFound(id.to_string()))
     }
 }

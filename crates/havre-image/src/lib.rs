@@ -9,14 +9,17 @@
 //! Not here: containers (the caller says who uses an image), mounting, the protocol of registries.
 
 mod archive;
+mod attested;
 pub mod change;
 mod commit;
 mod error;
 mod filter;
 mod fsck;
+mod gzip;
 mod hello;
 mod import;
 mod index;
+mod parts;
 mod prune;
 mod pull;
 mod push;
@@ -358,11 +361,23 @@ impl Images {
         Ok(())
     }
 
-    /// Records images whose layers and configurations are on disk already, and their names.
-    fn add(&self, mut new: Vec<Known>, tags: Vec<(Reference, Digest)>) -> Result<()> {
+    /// Records images whose layers and configurations are on disk already, in which form their layers are elsewhere, and
+    /// their names.
+    fn add(
+        &self,
+        mut new: Vec<Known>,
+        blobs: Vec<(Digest, KnownBlob)>,
+        tags: Vec<(Reference, Digest)>,
+    ) -> Result<()> {
         let mut state = self.state();
-        new.retain(|known| !state.images().contains_key(&known.id));
-        self.record(&mut state, new, Vec::new(), tags)
+        new.retain(|known| {
+            let old = state.images().get(&known.id).map(|old| &old.record.documents);
+            old.is_none_or(|old| known.record.documents.iter().any(|document| !old.contains(document)))
+        });
+        for known in &mut new {
+            known.joins(state.images().get(&known.id));
+        }
+        self.record(&mut state, new, blobs, tags)
     }
 
     /// Records an image that came from a registry, in which form its layers are there, and its names.
@@ -373,12 +388,7 @@ impl Images {
         names: Vec<(Reference, Digest)>,
     ) -> Result<()> {
         let mut state = self.state();
-        if let Some(old) = state.images().get(&known.id) {
-            let mut record = old.record.clone();
-            record.documents.retain(|digest| !known.record.documents.contains(digest));
-            record.documents.append(&mut known.record.documents);
-            known.record = record;
-        }
+        known.joins(state.images().get(&known.id));
         self.record(&mut state, vec![known], blobs, names)
     }
 

@@ -2,7 +2,8 @@
 //! packed, compressed and sent while it is packed.
 //!
 //! Invariant: an image that came from a registry goes to another one with the same manifest, byte for byte, as long as its
-//! layers are there in the same form. The manifest goes last: nobody finds an image that is not whole.
+//! layers are there in the same form; so do its attestations, and the index above them if all of it is here. What a name leads to
+//! goes last: nobody finds an image that is not whole.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -10,13 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use flate2::write::GzEncoder;
 use havre_oci::image::{Descriptor, Document, MAX_DOCUMENT, Manifest, media};
-use havre_oci::{Digest, Digester, Reference};
+use havre_oci::{Digest, Digester, Platform, Reference};
 use havre_registry::{Access, Credentials, RegistryError, Repository, Source};
 use havre_store::{Batch, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::attested::{self, Bundle};
+use crate::gzip::ParallelGzip;
 use crate::index::Pins;
 use crate::pull::all;
 use crate::reports::Reports;
@@ -35,6 +37,8 @@ pub struct PushSpec {
     pub reference: Reference,
     /// Every tag.
     pub all_tags: bool,
+    /// The image for this platform alone, without the index and the attestations with which it came.
+    pub platform: Option<Platform>,
     /// Who asks.
     pub credentials: Credentials,
 }
@@ -96,6 +100,15 @@ impl Images {
             found.filter_map(|(name, id)| Some((name.clone(), state.images().get(id)?.clone()))).collect()
         };
         chosen.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, known) in &chosen {
+            let own = known.config.platform();
+            if let Some(wanted) = spec.platform.as_ref().filter(|wanted| !own.matches(wanted)) {
+                return Err(ImageError::Missing(format!(
+                    "image with reference {} was found but does not provide the specified platform ({wanted}): it is {own}",
+                    name.familiar()
+                )));
+            }
+        }
         reports.tell(PushEvent::To(spec.reference.name())).await;
         if chosen.is_empty() {
             let name = spec.reference.name();
@@ -112,7 +125,8 @@ impl Images {
             let pins = Pins::new(self);
             pins.pin(&known.id);
             known.config.rootfs.diff_ids.iter().for_each(|layer| pins.pin(layer));
-            self.push_one(&name, &known, &repository, reports).await?;
+            known.record.documents.iter().for_each(|document| pins.pin(document));
+            self.push_one(&name, &known, spec.platform.is_some(), &repository, reports).await?;
         }
         Ok(())
     }
@@ -121,6 +135,7 @@ impl Images {
         self: &Arc<Self>,
         name: &Reference,
         known: &Known,
+        single: bool,
         repository: &Repository<'_>,
         reports: &Reports<PushEvent>,
     ) -> Result<()> {
@@ -151,13 +166,41 @@ impl Images {
         if repository.has_blob(&known.id).await.map_err(|error| refused(name, error))?.is_none() {
             repository.put_blob(config.clone().into()).await.map_err(|error| refused(name, error))?;
         }
-        let (media_type, text) = self.manifest_of(known, config.len(), &blobs)?;
+        let (mut media_type, mut text) = self.manifest_of(known, config.len(), &blobs)?;
+        let manifest = Digest::of_bytes(&text);
+        if !single && let Some(bundle) = self.bundle(known, &manifest) {
+            self.remember(name, known, &text, &manifest, false)?;
+            self.push_attestations(&bundle, repository).await.map_err(|error| refused(name, error))?;
+            let put = repository.put_manifest(&manifest.to_string(), &media_type, text.into()).await;
+            put.map_err(|error| refused(name, error))?;
+            (media_type, text) = (bundle.media_type, bundle.index);
+        }
         let tag = name.tag().unwrap_or("latest").to_owned();
         let put = repository.put_manifest(&tag, &media_type, text.clone().into()).await;
         let digest = put.map_err(|error| refused(name, error))?;
-        self.remember(name, known, &text, &digest)?;
+        self.remember(name, known, &text, &digest, true)?;
         let size = u64::try_from(text.len()).unwrap_or(0);
         reports.tell(PushEvent::Done { tag, digest, size }).await;
+        Ok(())
+    }
+
+    /// Gets what is said about an image to the registry.
+    async fn push_attestations(
+        &self,
+        bundle: &Bundle,
+        repository: &Repository<'_>,
+    ) -> std::result::Result<(), RegistryError> {
+        let unreadable = |error: StoreError| RegistryError::Source(havre_base::chain(&error));
+        for attestation in &bundle.attestations {
+            for blob in &attestation.blobs {
+                if repository.has_blob(blob).await?.is_none() {
+                    let bytes = self.content.read(blob, attested::MOST_BYTES).map_err(unreadable)?;
+                    repository.put_blob(bytes.into()).await?;
+                }
+            }
+            let (name, text) = (attestation.digest.to_string(), attestation.text.clone());
+            repository.put_manifest(&name, &attestation.media_type, text.into()).await?;
+        }
         Ok(())
     }
 
@@ -271,8 +314,15 @@ impl Images {
         Ok((media_type.to_owned(), text))
     }
 
-    /// The image can be found by the digest it has there.
-    fn remember(&self, name: &Reference, known: &Known, text: &[u8], digest: &Digest) -> Result<()> {
+    /// The image can be found by the digest it has there, if that is where its name leads.
+    fn remember(
+        &self,
+        name: &Reference,
+        known: &Known,
+        text: &[u8],
+        digest: &Digest,
+        leads: bool,
+    ) -> Result<()> {
         self.content.put(text)?;
         let mut state = self.state();
         let named = name.at_digest(digest.clone());
@@ -282,7 +332,7 @@ impl Images {
             }
         });
         let Some(image) = state.images().get(&known.id).cloned() else { return Ok(()) };
-        let named_already = state.tags().get(&named) == Some(&known.id);
+        let named_already = !leads || state.tags().get(&named) == Some(&known.id);
         let names = if named_already { Vec::new() } else { vec![(named, known.id.clone())] };
         self.record(&mut state, vec![image], Vec::new(), names)
     }
@@ -322,7 +372,7 @@ impl Source for Packed {
                 size: 0,
                 piece: Vec::with_capacity(PIECE),
             };
-            let gzip = GzEncoder::new(wire, flate2::Compression::default());
+            let gzip = ParallelGzip::new(wire);
             let mut counted = Progress { gzip, done: 0, of, layer: &layer, reports, last: Instant::now() };
             let packed = images.snapshots.write_tar(&layer, &mut counted);
             let ended = packed.map_err(|error| io::Error::other(havre_base::chain(&error))).and_then(|()| {
@@ -346,7 +396,7 @@ impl Source for Packed {
 
 /// Counts what is packed.
 struct Progress<'a> {
-    gzip: GzEncoder<Wire>,
+    gzip: ParallelGzip<Wire>,
     done: u64,
     of: u64,
     layer: &'a Digest,

@@ -2,10 +2,18 @@
 
 use havre_oci::image::{Document, ImageConfig, MAX_DOCUMENT};
 use havre_oci::{Platform, Reference};
-use havre_registry::{Access, Credentials, Fetched};
+use havre_registry::{Access, Credentials, Fetched, RegistryError};
 
-use crate::pull::refused;
+use crate::pull;
 use crate::{ImageError, Images, Result};
+
+/// As of a pull; but nobody asks for a password here, so that it is one that is missing can be said.
+fn refused(reference: &Reference, error: RegistryError) -> ImageError {
+    match pull::refused(reference, error) {
+        ImageError::Unproved(message) => RegistryError::Unauthorized(message).into(),
+        other => other,
+    }
+}
 
 /// What is at a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Writing images as an archive that both `docker load` and OCI tools read.
 //!
 //! Invariant: the bytes depend only on the images and names asked for. Layers come out byte for byte as they
-//! came in, so their digests hold.
+//! came in, so their digests hold; attestations stand beside their image in an index of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -12,6 +12,7 @@ use havre_store::StoreError;
 use havre_store::tar::{Entry, Kind, TarWriter};
 use serde::{Deserialize, Serialize};
 
+use crate::attested::{MOST_BYTES, Source, about_another};
 use crate::index::Pins;
 use crate::state::Known;
 use crate::{ImageError, Images, Result};
@@ -43,6 +44,7 @@ impl Images {
         for (known, _) in chosen.values() {
             pins.pin(&known.id);
             known.config.rootfs.diff_ids.iter().for_each(|layer| pins.pin(layer));
+            known.record.documents.iter().for_each(|document| pins.pin(document));
         }
         let mut tar = TarWriter::new(std::io::BufWriter::with_capacity(256 << 10, out));
         let failed = ImageError::Save;
@@ -82,6 +84,24 @@ impl Images {
                 }
             }
             let mut pointer = descriptor(media::MANIFEST, id, u64::try_from(manifest.len()).unwrap_or(0));
+            if let Some(source) = self.attested(known) {
+                let index = self.attested_index(known, &source, &pointer)?;
+                let read = |digest: &Digest| Ok((digest.clone(), self.content.read(digest, MOST_BYTES)?));
+                let mut parts: Vec<(Digest, Vec<u8>)> = Vec::new();
+                for attestation in source.attestations {
+                    parts.push((attestation.digest, attestation.text));
+                    parts.extend(attestation.blobs.iter().map(read).collect::<Result<Vec<_>>>()?);
+                }
+                let size = u64::try_from(index.len()).unwrap_or(0);
+                pointer = descriptor(media::INDEX, Digest::of_bytes(&index), size);
+                parts.extend(source.documents);
+                parts.push((pointer.digest.clone(), index));
+                for (digest, bytes) in parts {
+                    if written.insert(digest.clone()) {
+                        tar.entry(file(&blob(&digest), 0), &bytes).map_err(failed)?;
+                    }
+                }
+            }
             if tags.is_empty() {
                 manifests.push(pointer.clone());
             }
@@ -110,6 +130,18 @@ impl Images {
             tar.entry(file("repositories", 0), &json(&repositories)?).map_err(failed)?;
         }
         tar.finish().and_then(|mut out| out.flush()).map_err(failed)
+    }
+
+    /// An index of the image as it is in the archive and its attestations. Those name the manifest by which the image came; that and
+    /// its index are kept beside, for who loads the archive to know it again.
+    fn attested_index(&self, known: &Known, source: &Source, manifest: &Descriptor) -> Result<Vec<u8>> {
+        let image = Descriptor { platform: Some(known.config.platform()), ..manifest.clone() };
+        let image = serde_json::to_value(image).map_err(|error| StoreError::Encode(error.into()))?;
+        let is_one = |digest: &Digest| source.attestations.iter().any(|one| one.digest == *digest);
+        let about = source.listing.written(is_one).into_iter();
+        let manifests: Vec<serde_json::Value> =
+            std::iter::once(image).chain(about.map(|entry| about_another(entry, &manifest.digest))).collect();
+        json(&serde_json::json!({ "schemaVersion": 2, "mediaType": media::INDEX, "manifests": manifests }))
     }
 
     fn choose(&self, names: &[String]) -> Result<BTreeMap<Digest, (Known, BTreeSet<Reference>)>> {

@@ -18,7 +18,7 @@ pub(crate) struct ImageRecord {
     pub(crate) parent: Option<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_tagged: Option<Timestamp>,
-    /// The manifests, and the indexes above them, by which the image came.
+    /// The manifests, and the indexes above them, by which the image came, and its attestations with their blobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) documents: Vec<Digest>,
 }
@@ -38,12 +38,13 @@ impl KnownBlob {
     const PLACES: usize = 20;
 
     pub(crate) fn of(blob: &Descriptor, reference: &Reference) -> Self {
-        Self {
-            digest: blob.digest.clone(),
-            size: blob.size,
-            media_type: blob.media_type.clone(),
-            repositories: vec![reference.name()],
-        }
+        Self { repositories: vec![reference.name()], ..Self::nowhere(blob) }
+    }
+
+    /// A blob of which no registry is known to have it.
+    pub(crate) fn nowhere(blob: &Descriptor) -> Self {
+        let (digest, media_type) = (blob.digest.clone(), blob.media_type.clone());
+        Self { digest, size: blob.size, media_type, repositories: Vec::new() }
     }
 
     /// Adds what is known of a layer's blob to what was known.
@@ -95,6 +96,15 @@ impl Known {
         let sizes = sizes.collect::<Result<Vec<u64>, StoreError>>()?;
         let record = ImageRecord { documents, ..ImageRecord::default() };
         Ok(Self { id, record, config: Arc::new(config), sizes })
+    }
+
+    /// Takes over what was known of the image before; the documents by which it came last are the last.
+    pub(crate) fn joins(&mut self, old: Option<&Self>) {
+        let Some(old) = old else { return };
+        let mut record = old.record.clone();
+        record.documents.retain(|digest| !self.record.documents.contains(digest));
+        record.documents.append(&mut self.record.documents);
+        self.record = record;
     }
 
     /// Its configuration and documents.

@@ -7,7 +7,7 @@ pub const DOCKER_HUB: &str = "docker.io";
 /// Under which name clients keep the keys to it.
 pub const HUB_KEY: &str = "https://index.docker.io/v1/";
 /// Where it is.
-const HUB_HOST: &str = "registry-1.docker.io";
+pub(crate) const HUB_HOST: &str = "registry-1.docker.io";
 
 /// Where a registry, or a mirror of one, answers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

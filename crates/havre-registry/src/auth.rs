@@ -1,8 +1,8 @@
 //! Proving who asks: name and password, or a token from the registry's token server
 //! (distribution's "Token Authentication Specification").
 //!
-//! Invariant: a user's secrets go to the registry they are for, and to a token server of the same owner, only encrypted
-//! unless the registry itself is reached without encryption.
+//! Invariant: a user's secrets go to the registry they are for, and to a token server of the same owner or one that the
+//! administrator named, only encrypted unless the registry itself is reached without encryption.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -186,14 +186,22 @@ pub(crate) async fn fetch(
     let realm = http::parsed(wanted.realm)?;
     let host = realm.host().unwrap_or_default();
     let known = *credentials != Credentials::Anonymous;
-    let elsewhere = |why| {
-        Err(RegistryError::Elsewhere { from: endpoint.authority.clone(), to: wanted.realm.to_owned(), why })
-    };
-    if known && !same_owner(endpoint.host(), host) {
-        return elsewhere("credentials for the registry would go to a token server of somebody else");
+    let server = realm.authority().map_or(host, |authority| authority.as_str());
+    let mut named = http.settings.token_servers.iter();
+    let allowed = named.any(|named| named.allows(&endpoint.authority, server));
+    if known && !allowed && !same_owner(endpoint.host(), host) {
+        let registry = match endpoint.authority.as_str() {
+            address::HUB_HOST => address::DOCKER_HUB,
+            other => other,
+        };
+        return Err(RegistryError::Stranger { registry: registry.into(), server: server.into() });
     }
     if known && endpoint.secure && realm.scheme_str() != Some("https") {
-        return elsewhere("credentials would leave encryption");
+        return Err(RegistryError::Elsewhere {
+            from: endpoint.authority.clone(),
+            to: wanted.realm.to_owned(),
+            why: "credentials would leave encryption",
+        });
     }
     let mut fields = vec![("service".to_owned(), wanted.service.to_owned())];
     fields.extend(wanted.scopes.iter().map(|scope| ("scope".to_owned(), scope.clone())));
@@ -229,7 +237,10 @@ pub(crate) async fn fetch(
         ask
     };
     // A stranger's token server is asked as a stranger: it must not be one of this machine's services.
-    let first = format!("{}://{}/", if endpoint.secure { "https" } else { "http" }, endpoint.authority);
+    let first = match allowed {
+        true => wanted.realm.to_owned(),
+        false => format!("{}://{}/", if endpoint.secure { "https" } else { "http" }, endpoint.authority),
+    };
     let answer = if ask.method == Method::GET && address::host(&endpoint.authority) == host {
         http.send(ask.clone()).await?
     } else {
@@ -239,6 +250,7 @@ pub(crate) async fn fetch(
         let status = answer.status();
         let refusal = http::refusal(answer, wanted.realm).await;
         return Err(match status.as_u16() {
+            _ if refusal.is_denied() => refusal,
             401 | 403 => RegistryError::Unauthorized(match refusal {
                 RegistryError::Refused { code, message, .. } if !code.is_empty() => message,
                 _ => "unauthorized: incorrect username or password".into(),

@@ -38,6 +38,16 @@ pub(crate) fn parse<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challe
     basic.then_some(Challenge::Basic)
 }
 
+/// Why a token was refused (RFC 6750, 3.1): what it lacks, in the registry's words or Docker's, when that is a right.
+pub(crate) fn lacks_right<'a>(headers: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut bearers =
+        headers.flat_map(challenges).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let (_, mut fields) =
+        bearers.find(|(_, fields)| fields.get("error").is_some_and(|error| error == "insufficient_scope"))?;
+    let words = fields.remove("error_description").filter(|words| !words.is_empty());
+    Some(words.unwrap_or_else(|| "requested access to the resource is denied".into()))
+}
+
 /// Each scheme with its fields; names in small letters.
 fn challenges(header: &str) -> Vec<(String, BTreeMap<String, String>)> {
     let mut found: Vec<(String, BTreeMap<String, String>)> = Vec::new();
@@ -81,6 +91,17 @@ fn value_of(text: &str) -> (String, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_without_the_right_is_told_from_a_bad_one() {
+        let of = |text: &str| lacks_right(std::iter::once(text));
+        let usual = "requested access to the resource is denied";
+        assert_eq!(of("Bearer realm=\"x\",error=\"insufficient_scope\"").as_deref(), Some(usual));
+        let own = "Bearer error=insufficient_scope, error_description=\"not yours\"";
+        assert_eq!(of(own).as_deref(), Some("not yours"));
+        assert_eq!(of("Bearer realm=x,error=invalid_token"), None);
+        assert_eq!(of("Basic error=insufficient_scope"), None);
+    }
 
     #[test]
     fn challenges_are_read_as_servers_write_them() {

@@ -69,12 +69,14 @@ pub(crate) fn names_this_machine(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| is_local(address) && !is_link(address))
 }
 
+/// Keys by authority, and whether they verify nobody: what was read, and what was made of it.
+type Known = HashMap<(String, bool), (Tls, Keys)>;
+
 /// Makes connections.
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) settings: Arc<Settings>,
-    /// By authority, and whether they verify nobody: what was read, and what was made of it.
-    pub(crate) keys: Arc<Mutex<HashMap<(String, bool), (Tls, Keys)>>>,
+    pub(crate) keys: Arc<Mutex<Known>>,
     pub(crate) reach: Reach,
 }
 

@@ -59,6 +59,16 @@ pub enum RegistryError {
         /// Why not.
         why: &'static str,
     },
+    /// It wants its users' keys to be sent to somebody whom nobody allowed.
+    #[error(
+        "refused to send the credentials for {registry} to {server}, a token server of somebody else: if it is the right one, allow it with \"registry-token-servers\": [\"{registry}={server}\"] in daemon.json"
+    )]
+    Stranger {
+        /// The registry.
+        registry: String,
+        /// The token server.
+        server: String,
+    },
     /// Not what its digest says.
     #[error("{what} verification failed: expected {expected}, got {found}")]
     Mismatch {
@@ -82,6 +92,11 @@ impl RegistryError {
     #[must_use]
     pub const fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether who asked is known, perhaps as nobody, and must not.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "DENIED")
     }
 
     /// Whether a transfer was only interrupted, so that it can go on later from where it is.
@@ -118,6 +133,7 @@ impl Classify for RegistryError {
             | Self::Protocol { .. }
             | Self::BrokeOff { .. }
             | Self::Elsewhere { .. }
+            | Self::Stranger { .. }
             | Self::Mismatch { .. }
             | Self::Source(_) => ErrorKind::Internal,
         }

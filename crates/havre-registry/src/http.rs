@@ -17,6 +17,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
+use crate::challenge;
 use crate::connect::{Connector, Reach, names_this_machine};
 use crate::settings::Settings;
 use crate::{RegistryError, Result};
@@ -271,9 +272,13 @@ pub(crate) async fn refusal(answer: Response<Incoming>, url: &str) -> RegistryEr
         message: String,
     }
     let status = answer.status();
+    let headers = answer.headers().get_all(header::WWW_AUTHENTICATE);
+    let lacks = challenge::lacks_right(headers.iter().filter_map(|value| value.to_str().ok()));
     let body = whole(answer, url, 64 << 10, Duration::from_secs(10)).await.unwrap_or_default();
     let said: Option<Errors> = serde_json::from_slice(&body).ok();
     let (code, message) = match said {
+        // What the token lacks says more than that it was refused.
+        _ if lacks.is_some() => ("DENIED".into(), format!("denied: {}", lacks.unwrap_or_default())),
         Some(Errors { errors, .. }) if !errors.is_empty() => {
             let texts = errors.iter().map(|one| {
                 let code = one.code.to_lowercase().replace('_', " ");

@@ -14,6 +14,7 @@ mod connect;
 mod error;
 mod http;
 mod login;
+mod referrers;
 mod repository;
 mod search;
 mod settings;
@@ -26,7 +27,7 @@ pub use error::RegistryError;
 pub use login::LoggedIn;
 pub use repository::{Access, Fetched, Registries, Repository};
 pub use search::{Found, SearchSpec};
-pub use settings::{Insecure, InvalidSetting, Mirror, Proxies, Settings};
+pub use settings::{Insecure, InvalidSetting, Mirror, Proxies, Settings, TokenServer};
 pub use upload::Source;
 
 type Result<T> = std::result::Result<T, RegistryError>;

@@ -73,7 +73,14 @@ async fn attempt(http: &http::Http, endpoint: &Endpoint, credentials: &Credentia
         }
         (Some(Challenge::Bearer { realm, service, .. }), _) => {
             let wanted = Wanted { realm: &realm, service: &service, scopes: &BTreeSet::new() };
-            let token = auth::fetch(http, endpoint, &wanted, credentials, true).await?;
+            let token = auth::fetch(http, endpoint, &wanted, credentials, true).await;
+            let token = token.map_err(|error| match error {
+                // Whatever its reason: it does not take them.
+                RegistryError::Refused { code, message, .. } if code == "DENIED" => {
+                    RegistryError::Unauthorized(message)
+                }
+                other => other,
+            })?;
             (format!("Bearer {}", token.access), token.refresh)
         }
         _ => return Err(refused(StatusCode::UNAUTHORIZED)),

@@ -14,9 +14,10 @@ use hyper::{Method, Response, header};
 use serde::Deserialize;
 
 use crate::address::{self, Endpoint};
-use crate::auth::{Auth, Credentials, encoded};
+use crate::auth::{Auth, Credentials};
 use crate::connect;
 use crate::http::{self, Ask, Http};
+use crate::referrers::Referrer;
 use crate::settings::Settings;
 use crate::{RegistryError, Result};
 
@@ -75,8 +76,8 @@ impl Registries {
             Ok(found) => found.iter().map(std::net::SocketAddr::ip).collect(),
             Err(_) => Vec::new(),
         };
-        let insecure = http.settings.is_insecure(&secure.authority, host, &addresses);
-        let plain = insecure.then(|| Endpoint::of_domain(domain, false));
+        let plain = http.settings.is_plain(&secure.authority, host, &addresses);
+        let plain = plain.then(|| Endpoint::of_domain(domain, false));
         std::iter::once(secure).chain(plain).collect()
     }
 
@@ -257,6 +258,7 @@ impl Repository<'_> {
                 // The registry's own words are better than ours, if it has any.
                 Err(RegistryError::Unauthorized(ours)) => {
                     return Err(match http::refusal(answer, &ask.url).await {
+                        denied @ RegistryError::Refused { .. } if denied.is_denied() => denied,
                         RegistryError::Refused { code, message, .. }
                             if !code.is_empty() && ask.authorization.is_some() =>
                         {
@@ -309,9 +311,19 @@ impl Repository<'_> {
         })
     }
 
-    /// Stores a manifest under a tag or its digest.
+    /// Stores a manifest under a tag or its digest, so that what it refers to leads to it.
     pub async fn put_manifest(&self, name: &str, media_type: &str, bytes: Bytes) -> Result<Digest> {
         let digest = Digest::of_bytes(&bytes);
+        let seen = self.put_document(name, media_type, &bytes).await?;
+        if !seen && let Some(referrer) = Referrer::of(media_type, &digest, &bytes) {
+            self.refer(&referrer).await?;
+        }
+        Ok(digest)
+    }
+
+    /// Stores a document; whether the registry has seen what it refers to.
+    pub(crate) async fn put_document(&self, name: &str, media_type: &str, bytes: &Bytes) -> Result<bool> {
+        let digest = Digest::of_bytes(bytes);
         anywhere!(self, endpoint => {
             let mut ask = Ask::new(Method::PUT, endpoint.url(&self.below(&format!("manifests/{name}"))))
                 .with(header::CONTENT_TYPE, media_type);
@@ -321,10 +333,9 @@ impl Repository<'_> {
                 Some(found) if found != digest => {
                     Err(RegistryError::Mismatch { what: "manifest", expected: digest.clone(), found })
                 }
-                _ => Ok(()),
+                _ => Ok(answer.headers().contains_key("oci-subject")),
             }
-        })?;
-        Ok(digest)
+        })
     }
 
     /// All tags, as the registry orders them.
@@ -373,30 +384,6 @@ impl Repository<'_> {
                 }
             }
         })
-    }
-
-    /// The index of what refers to a manifest: signatures, attestations. Empty where the registry does not know.
-    pub async fn referrers(&self, digest: &Digest, kind: Option<&str>) -> Result<Option<Fetched>> {
-        let query = kind.map(|kind| format!("?{}", encoded(std::iter::once(("artifactType", kind)))));
-        let path = self.below(&format!("referrers/{digest}{}", query.unwrap_or_default()));
-        let asked = anywhere!(self, endpoint => {
-            let ask = Ask::new(Method::GET, endpoint.url(&path)).with(header::ACCEPT, media::INDEX);
-            let url = ask.url.clone();
-            let answer = self.send(endpoint, ask).await?;
-            let bytes = http::whole(answer, &url, MAX_DOCUMENT, self.http.settings.silence).await?;
-            Ok(Fetched { media_type: media::INDEX.into(), digest: Digest::of_bytes(&bytes), bytes })
-        });
-        match asked {
-            // Registries before version 1.1 of the protocol: the index has a tag made of the digest.
-            Err(error) if error.is_not_found() => {
-                match self.manifest(&digest.to_string().replace(':', "-")).await {
-                    Ok(index) => Ok(Some(index)),
-                    Err(error) if error.is_not_found() => Ok(None),
-                    Err(error) => Err(error),
-                }
-            }
-            other => other.map(Some),
-        }
     }
 
     /// Where content was asked for last.

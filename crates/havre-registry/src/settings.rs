@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 
-use crate::address::{DOCKER_HUB, Endpoint};
+use crate::address::{self, DOCKER_HUB, Endpoint};
 
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,9 @@ pub enum InvalidSetting {
     /// An insecure registry.
     #[error("insecure registry {0} should not contain '://'")]
     Insecure(String),
+    /// A token server.
+    #[error("invalid token server {0:?}: want registry[:port]=host[:port]")]
+    TokenServer(String),
     /// A proxy.
     #[error("invalid proxy {0:?}: want http://[name:password@]host[:port]")]
     Proxy(String),
@@ -54,6 +57,36 @@ impl Mirror {
             return Err(InvalidSetting::MirrorParts(format!("username/password not allowed in URI {url:?}")));
         }
         Ok(Self { of: of.into(), endpoint })
+    }
+}
+
+/// Where a registry's tokens are, at somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenServer {
+    /// Of which registry: as an endpoint has it.
+    registry: String,
+    server: String,
+}
+
+impl TokenServer {
+    /// Reads `registry=host`, both with or without a port.
+    pub fn parse(text: &str) -> Result<Self, InvalidSetting> {
+        let invalid = || InvalidSetting::TokenServer(text.into());
+        let (registry, server) = text.split_once('=').ok_or_else(invalid)?;
+        let is_place = |text: &str| !text.is_empty() && text.parse::<hyper::http::uri::Authority>().is_ok();
+        if !is_place(registry) || !is_place(server) || text.contains('@') {
+            return Err(invalid());
+        }
+        let registry = Endpoint::of_domain(registry, true).authority.to_ascii_lowercase();
+        Ok(Self { registry, server: server.to_ascii_lowercase() })
+    }
+
+    /// Whether this registry may send its users' keys to that server.
+    pub(crate) fn allows(&self, registry: &str, server: &str) -> bool {
+        let is = |named: &str, there: &str| {
+            named.eq_ignore_ascii_case(there) || named.eq_ignore_ascii_case(address::host(there))
+        };
+        is(&self.registry, registry) && is(&self.server, server)
     }
 }
 
@@ -215,6 +248,10 @@ pub struct Settings {
     pub mirrors: Vec<Mirror>,
     /// Besides loopback, which always is.
     pub insecure: Vec<Insecure>,
+    /// Whether loopback is reached without TLS too when nobody named it in `insecure`.
+    pub plain_loopback: bool,
+    /// Token servers of other owners that get the keys to a registry.
+    pub token_servers: Vec<TokenServer>,
     /// Folder with a folder `host:port` of authorities and keys for each registry.
     pub certs: PathBuf,
     /// Through whom requests go.
@@ -234,6 +271,8 @@ impl Default for Settings {
         Self {
             mirrors: Vec::new(),
             insecure: Vec::new(),
+            plain_loopback: true,
+            token_servers: Vec::new(),
             certs: "/etc/docker/certs.d".into(),
             proxies: Proxies::default(),
             agent: format!("havre/{}", env!("CARGO_PKG_VERSION")),
@@ -248,8 +287,17 @@ impl Settings {
     /// Whether a registry may be reached without a valid certificate or without TLS. `addresses` are those of its
     /// name, known only where a network was named.
     pub(crate) fn is_insecure(&self, authority: &str, host: &str, addresses: &[IpAddr]) -> bool {
-        addresses.iter().any(IpAddr::is_loopback)
-            || self.insecure.iter().any(|entry| entry.covers(authority, host, addresses))
+        addresses.iter().any(IpAddr::is_loopback) || self.is_named(authority, host, addresses)
+    }
+
+    /// Whether a registry may be reached without TLS.
+    pub(crate) fn is_plain(&self, authority: &str, host: &str, addresses: &[IpAddr]) -> bool {
+        let loopback = self.plain_loopback && addresses.iter().any(IpAddr::is_loopback);
+        loopback || self.is_named(authority, host, addresses)
+    }
+
+    fn is_named(&self, authority: &str, host: &str, addresses: &[IpAddr]) -> bool {
+        self.insecure.iter().any(|entry| entry.covers(authority, host, addresses))
     }
 }
 
@@ -271,6 +319,9 @@ mod tests {
         assert!(settings.is_insecure("REG.test:5000", "reg.test", &[]));
         assert!(!settings.is_insecure("reg.test:5001", "reg.test", &[]));
         assert!(settings.is_insecure("other:1", "other", &[]));
+        let strict = Settings { plain_loopback: false, ..settings };
+        assert!(strict.is_insecure("a", "a", &ip("::1")) && !strict.is_plain("a", "a", &ip("::1")));
+        assert!(strict.is_plain("a", "a", &ip("10.0.0.1")));
         assert!(Insecure::parse("http://x").is_err());
     }
 
@@ -291,6 +342,22 @@ mod tests {
         let shown = format!("{proxies:?}");
         assert!(!shown.contains("p@ss") && !shown.contains("bWU6"), "{shown}");
         assert!(Proxies::parse("socks5://x", "", "").is_err());
+    }
+
+    #[test]
+    fn token_servers_are_allowed_for_their_registry() {
+        let allows = |text: &str, registry: &str, server: &str| {
+            TokenServer::parse(text).unwrap().allows(registry, server)
+        };
+        assert!(allows("r.test=a.example", "R.test", "a.example:444"));
+        assert!(allows("r.test:5000=a.example:444", "r.test:5000", "a.example:444"));
+        assert!(!allows("r.test:5000=a.example:444", "r.test", "a.example:444"));
+        assert!(!allows("r.test=a.example:444", "r.test", "a.example"));
+        assert!(!allows("r.test=a.example", "r.test", "b.a.example"));
+        assert!(allows("docker.io=a.example", "registry-1.docker.io", "a.example"));
+        for bad in ["", "r.test", "=a", "r=", "r.test=https://a.example", "r=u@a", "r=a/b", "r=a b"] {
+            assert!(TokenServer::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -81,9 +81,9 @@ pub(crate) fn copy(fd: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
 /// The layers of an overlay.
 #[derive(Debug, Clone)]
 pub(crate) struct Layers<'a> {
-    /// Topmost first.
+    /// Topmost first: folders, or files with EROFS in them.
     pub(crate) lowers: &'a [PathBuf],
-    /// The upper and the work folder; without them nothing can be written, and two lower ones are needed.
+    /// The upper and the work folder; without them nothing can be written.
     pub(crate) upper: Option<(&'a Path, &'a Path)>,
     pub(crate) volatile: bool,
 }
@@ -99,8 +99,12 @@ pub(crate) enum RootTree {
 
 /// An overlay of these layers, with their ids mapped by `idmap`.
 pub(crate) fn overlay(layers: &Layers<'_>, idmap: Option<&OwnedFd>) -> Result<RootTree, RuntimeError> {
-    let mapped = idmap.map(|namespace| MappedLayers::new(layers, namespace)).transpose()?;
-    let lowers = mapped.as_ref().map_or_else(|| layers.lowers.to_vec(), MappedLayers::paths);
+    let opened = OpenLayers::new(layers, idmap)?;
+    if let ([_], None) = (layers.lowers, layers.upper) {
+        // An overlay wants two.
+        return opened.only().map(RootTree::Mount);
+    }
+    let lowers = opened.paths();
     let context =
         rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step("open the overlay file system")?;
     let one_by_one = || -> rustix::io::Result<OwnedFd> {
@@ -115,13 +119,18 @@ pub(crate) fn overlay(layers: &Layers<'_>, idmap: Option<&OwnedFd>) -> Result<Ro
         if layers.volatile {
             rustix::mount::fsconfig_set_flag(&context, "volatile")?;
         }
+        if opened.images {
+            // Otherwise a file has the device of its layer and its folder that of the overlay, which `du -x` and others
+            // take for the end of the file system.
+            rustix::mount::fsconfig_set_string(&context, "xino", "on")?;
+        }
         rustix::mount::fsconfig_create(&context)?;
         rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     };
     match one_by_one() {
         Ok(mount) => Ok(RootTree::Mount(mount)),
-        // The descriptors behind mapped layers' paths would be gone by the time the child looks.
-        Err(rustix::io::Errno::INVAL) if mapped.is_none() && lacks_single_layers() => {
+        // The descriptors behind the paths of such layers would be gone by the time the child looks.
+        Err(rustix::io::Errno::INVAL) if !opened.has_mounts() && lacks_single_layers() => {
             classic_options(layers).map(RootTree::Classic)
         }
         Err(error) => Err(explain(&context, error)).step("mount the overlay"),
@@ -157,26 +166,60 @@ fn classic_options(layers: &Layers<'_>) -> Result<String, RuntimeError> {
     Ok(options)
 }
 
-/// Lower layers seen through idmapped mounts, named by descriptors of this process. The upper folder cannot be
-/// mapped, because the kernel works in it as the host's root: what the container writes has its outer ids.
-struct MappedLayers(Vec<OwnedFd>);
+/// Lower layers, those that are not simply folders as detached mounts of this process: files with a file system in
+/// them, and folders with other ids. The upper folder cannot be mapped, because the kernel works in it as the
+/// host's root: what the container writes has its outer ids.
+struct OpenLayers<'a> {
+    all: Vec<(&'a Path, Option<OwnedFd>)>,
+    /// Some are file systems of their own.
+    images: bool,
+}
 
-impl MappedLayers {
-    fn new(layers: &Layers<'_>, namespace: &OwnedFd) -> Result<Self, RuntimeError> {
-        let map = |path: &PathBuf| -> Result<OwnedFd, RuntimeError> {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)
-                .step_with(|| format!("open layer {}", path.display()))?;
+impl<'a> OpenLayers<'a> {
+    fn new(layers: &Layers<'a>, idmap: Option<&OwnedFd>) -> Result<Self, RuntimeError> {
+        let mut images = false;
+        let mut open = |path: &'a PathBuf| -> Result<(&'a Path, Option<OwnedFd>), RuntimeError> {
+            let image = havre_sys::erofs::mount_if_file(path)
+                .step_with(|| format!("mount layer {}", path.display()))?;
+            images |= image.is_some();
+            let Some(namespace) = idmap else { return Ok((path, image)) };
+            let tree = image.map_or_else(|| clone(path), Ok)?;
             let change = MountAttr { idmap: Some(namespace.as_fd()), ..MountAttr::default() };
             mount_setattr(&tree, c"", false, change)
                 .step_with(|| format!("map the ids of {}", path.display()))?;
-            Ok(tree)
+            Ok((path, Some(tree)))
         };
-        Ok(Self(layers.lowers.iter().map(map).collect::<Result<_, _>>()?))
+        let all = layers.lowers.iter().map(&mut open).collect::<Result<_, _>>()?;
+        Ok(Self { all, images })
     }
 
+    fn has_mounts(&self) -> bool {
+        self.all.iter().any(|(_, mount)| mount.is_some())
+    }
+
+    /// Where overlayfs finds them.
     fn paths(&self) -> Vec<PathBuf> {
         use std::os::fd::AsRawFd;
-        self.0.iter().map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).collect()
+        let path = |(path, mount): &(&Path, Option<OwnedFd>)| {
+            mount.as_ref().map_or_else(
+                || (*path).into(),
+                |fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            )
+        };
+        self.all.iter().map(path).collect()
     }
+
+    /// The topmost one as a mount.
+    fn only(self) -> Result<OwnedFd, RuntimeError> {
+        match self.all.into_iter().next() {
+            Some((path, mount)) => mount.map_or_else(|| clone(path), Ok),
+            None => Err(RuntimeError::State("there is no layer".into())),
+        }
+    }
+}
+
+fn clone(path: &Path) -> Result<OwnedFd, RuntimeError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+        .step_with(|| format!("open layer {}", path.display()))
 }

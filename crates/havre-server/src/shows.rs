@@ -12,7 +12,6 @@ use havre_api::network::{EndpointSettings, NetworkSettings};
 use havre_base::{Clock as _, SystemClock, Timestamp};
 use havre_engine::spec::{MountKind, NetworkMode, SeccompSpec};
 use havre_engine::{Engine, State as Life, View};
-use havre_image::Driver;
 
 /// Go's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -218,7 +217,7 @@ fn graph_driver(engine: &Engine, view: &View) -> GraphDriver {
     let upper = engine.images.writable_path(view.id());
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let lowers = engine.images.lowers(&view.fixed.image).unwrap_or_default();
-    let data = (driver == Driver::Overlay2).then(|| {
+    let data = driver.mounts().then(|| {
         BTreeMap::from([
             ("ID".to_owned(), view.id().to_string()),
             ("LowerDir".to_owned(), lowers.iter().map(|path| text(path)).collect::<Vec<_>>().join(":")),

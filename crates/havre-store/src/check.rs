@@ -8,13 +8,15 @@ use std::path::PathBuf;
 
 use havre_oci::{Digest, Digester};
 
-use crate::{Content, Snapshots, StoreError, folder};
+use crate::{Content, Driver, Snapshots, StoreError, erofs, folder};
 
 /// How a layer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verified {
     /// Its archive, written again, has its digest.
     Whole,
+    /// Its archive has its digest, but what shows it as files is damaged and can be made again.
+    Mendable,
     /// Its archive had something that is not kept (`recipe`), so only its record could be read.
     Unrepeatable,
 }
@@ -80,12 +82,26 @@ impl Content {
 impl Snapshots {
     /// Reads a layer to its end and compares its archive's digest.
     pub fn verify(&self, diff_id: &Digest) -> Result<Verified, StoreError> {
+        if self.driver == Driver::Erofs {
+            let info = self.layer(diff_id).ok_or_else(|| StoreError::Missing(diff_id.clone()))?;
+            return erofs::verify(&self.layer_path(diff_id), &info);
+        }
         match self.write_tar(diff_id, &mut io::sink()) {
             Ok(()) => Ok(Verified::Whole),
             Err(StoreError::Read { source, .. }) if source.kind() == io::ErrorKind::Unsupported => {
                 Ok(Verified::Unrepeatable)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Makes what shows a layer's archive as files again.
+    pub fn mend(&self, diff_id: &Digest) -> Result<(), StoreError> {
+        let info = self.layer(diff_id).ok_or_else(|| StoreError::Missing(diff_id.clone()))?;
+        match self.driver {
+            Driver::Erofs => erofs::mend(&self.layer_path(diff_id), &info),
+            // Their files are all there is.
+            Driver::Overlay2 | Driver::Vfs | Driver::Btrfs => Ok(()),
         }
     }
 

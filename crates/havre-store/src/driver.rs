@@ -1,6 +1,7 @@
 //! Storage drivers: how a container gets a root file system out of layers.
 //!
-//! Layers are kept in one form whatever the driver; `overlay2` mounts them, the others put whole trees together.
+//! Layers are folders in overlayfs's form, with `erofs` files that mount as such; these two drivers mount them, the
+//! others put whole trees together.
 //! Invariant: a data root keeps the driver it was made with. Which that is stands in a file that is written
 //! once; a data root from before there was a choice has overlay2.
 
@@ -9,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::StatFs;
 
-use crate::StoreError;
+use crate::{StoreError, erofs};
 
 /// How containers get their files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +22,8 @@ pub enum Driver {
     Vfs,
     /// A snapshot for each container.
     Btrfs,
+    /// As overlay2, but a layer is one file that has its archive in it and is mounted as it is. Experimental.
+    Erofs,
 }
 
 /// File systems by their numbers, with the names Docker has for them. See statfs(2).
@@ -50,12 +53,19 @@ impl Driver {
             Self::Overlay2 => "overlay2",
             Self::Vfs => "vfs",
             Self::Btrfs => "btrfs",
+            Self::Erofs => "erofs",
         }
+    }
+
+    /// Whether containers have their layers mounted below what they write, and no tree of their own.
+    #[must_use]
+    pub const fn mounts(self) -> bool {
+        matches!(self, Self::Overlay2 | Self::Erofs)
     }
 
     /// The driver of this name; other names are refused with what to do.
     pub fn parse(name: &str) -> Result<Self, StoreError> {
-        const OURS: &str = "choose overlay2 (the default), vfs or btrfs";
+        const OURS: &str = "choose overlay2 (the default), vfs, btrfs or erofs (experimental)";
         let gone = |since: &str| {
             refused(format!(
                 "the storage driver {name:?} does not exist any more (Docker removed it in {since}): {OURS}; images have to be pulled or loaded again"
@@ -65,6 +75,7 @@ impl Driver {
             "overlay2" => return Ok(Self::Overlay2),
             "vfs" => return Ok(Self::Vfs),
             "btrfs" => return Ok(Self::Btrfs),
+            "erofs" => return Ok(Self::Erofs),
             "aufs" | "overlay" => gone("version 24"),
             "devicemapper" => gone("version 25"),
             "zfs" => refused(format!(
@@ -116,6 +127,9 @@ impl Driver {
                 root.display()
             )));
         }
+        if self == Self::Erofs {
+            erofs::probe(root)?;
+        }
         Ok(())
     }
 
@@ -140,6 +154,11 @@ impl Driver {
             }
             Self::Vfs => Vec::new(),
             Self::Btrfs => vec![pair("Btrfs", "")],
+            Self::Erofs => vec![
+                pair("Backing Filesystem", found),
+                pair("Layers", "one EROFS image each, with the archive in it"),
+                pair("Status", "experimental"),
+            ],
         }
     }
 }
@@ -170,7 +189,7 @@ mod tests {
 
     #[test]
     fn names_of_others_are_refused_with_a_way_out() {
-        for name in ["overlay2", "vfs", "btrfs"] {
+        for name in ["overlay2", "vfs", "btrfs", "erofs"] {
             assert_eq!(Driver::parse(name).unwrap().name(), name);
         }
         for (name, word) in [

@@ -32,11 +32,31 @@ pub struct Limits {
     pub bytes: u64,
     /// Folders inside each other.
     pub depth: usize,
+    /// Bytes of names and attributes, where they have to be in memory all at once.
+    pub memory: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 4_000_000, bytes: 1 << 40, depth: 256 }
+        Self { entries: 4_000_000, bytes: 1 << 40, depth: 256, memory: 128 << 20 }
+    }
+}
+
+impl Limits {
+    /// How a layer is unpacked.
+    pub(crate) const fn rules(&self) -> Rules {
+        Rules { depth: self.depth, links: Links::InRoot, dots: false, root: true }
+    }
+
+    /// Refuses an entry, the `count`th one, whose content begins at `offset`.
+    pub(crate) fn check(&self, count: u64, offset: u64, entry: &Entry) -> Result<(), ArchiveError> {
+        if count > self.entries {
+            return Err(ArchiveError::Limit { what: "entries", limit: self.entries });
+        }
+        if offset.saturating_add(entry.size) > self.bytes {
+            return Err(ArchiveError::Limit { what: "bytes", limit: self.bytes });
+        }
+        Ok(())
     }
 }
 
@@ -62,19 +82,13 @@ pub(crate) fn extract(input: impl Read, folder: &Path, limits: Limits) -> Result
     let root = rustix::fs::open(&fs, flags, Mode::empty()).map_err(|e| made(e.into()))?;
     rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).map_err(|e| made(e.into()))?;
     let recipe = RecipeWriter::create(&folder.join("recipe")).map_err(made)?;
-    let rules = Rules { depth: limits.depth, links: Links::InRoot, dots: false, root: true };
-    let mut unpacker = Unpacker::new(root, b"", rules, Layer { folder, recipe, replaced: 0 });
+    let mut unpacker = Unpacker::new(root, b"", limits.rules(), Layer { folder, recipe, replaced: 0 });
     let plain = Plain::new(input, true).map_err(ArchiveError::stream)?;
     let mut tar = TarReader::new(Counted::new(plain, true), true);
     let mut count = 0;
     while let Some(entry) = tar.next_entry()? {
         count += 1;
-        if count > limits.entries {
-            return Err(limit("entries", limits.entries));
-        }
-        if tar.input().count().saturating_add(entry.size) > limits.bytes {
-            return Err(limit("bytes", limits.bytes));
-        }
+        limits.check(count, tar.offset(), &entry)?;
         one(&mut unpacker, &mut tar, &entry)?;
     }
     finish(unpacker, tar).map_err(|error| match error {
@@ -92,24 +106,49 @@ fn one<R: Read>(
 ) -> Result<(), ArchiveError> {
     unpacker.owner.recipe.raw(tar.headers()).map_err(failed(entry))?;
     let path = unpacker.clean(&entry.path)?;
-    let (parent, name) = split(&path);
-    if name == layer::OPAQUE {
-        unpacker.open_parent(entry, parent)?;
-        set_opaque(unpacker.parent()).map_err(|e| failed(entry)(e.into()))?;
-        return unpacker.keep(tar, entry);
+    match Meaning::of(entry, &path)? {
+        Meaning::Entry => return unpacker.entry(tar, entry, &path),
+        Meaning::Nothing => {}
+        Meaning::Opaque(folder) => {
+            unpacker.open_parent(entry, folder)?;
+            set_opaque(unpacker.parent()).map_err(|e| failed(entry)(e.into()))?;
+        }
+        Meaning::Whiteout(folder, hidden) => {
+            unpacker.open_parent(entry, folder)?;
+            whiteout(unpacker.parent(), hidden).map_err(|e| failed(entry)(e.into()))?;
+        }
     }
-    if name.starts_with(layer::WHITEOUT_META) {
-        return unpacker.keep(tar, entry);
-    }
-    let Some(hidden) = name.strip_prefix(layer::WHITEOUT) else {
-        return unpacker.entry(tar, entry, &path);
-    };
-    if matches!(hidden, b"" | b"." | b"..") {
-        return Err(refuse(&entry.path, "whiteout of no name"));
-    }
-    unpacker.open_parent(entry, parent)?;
-    whiteout(unpacker.parent(), hidden).map_err(|e| failed(entry)(e.into()))?;
     unpacker.keep(tar, entry)
+}
+
+/// What an entry of a layer's archive says.
+pub(crate) enum Meaning<'a> {
+    /// That there is something.
+    Entry,
+    /// Nothing that matters here.
+    Nothing,
+    /// That this folder hides those of the layers below.
+    Opaque(&'a [u8]),
+    /// That in this folder this name is gone.
+    Whiteout(&'a [u8], &'a [u8]),
+}
+
+impl<'a> Meaning<'a> {
+    /// Of the entry with this cleaned name.
+    pub(crate) fn of(entry: &Entry, path: &'a [u8]) -> Result<Self, ArchiveError> {
+        let (folder, name) = split(path);
+        if name == layer::OPAQUE {
+            return Ok(Self::Opaque(folder));
+        }
+        if name.starts_with(layer::WHITEOUT_META) {
+            return Ok(Self::Nothing);
+        }
+        match name.strip_prefix(layer::WHITEOUT) {
+            None => Ok(Self::Entry),
+            Some(b"" | b"." | b"..") => Err(refuse(&entry.path, "whiteout of no name")),
+            Some(hidden) => Ok(Self::Whiteout(folder, hidden)),
+        }
+    }
 }
 
 fn whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
@@ -190,28 +229,29 @@ impl Owner for Layer<'_> {
     }
 }
 
-fn limit(what: &'static str, limit: u64) -> StoreError {
-    ArchiveError::Limit { what, limit }.into()
-}
+/// Bytes that an archive may have behind its end.
+const BEHIND: u64 = 64 << 20;
 
-fn finish<R: Read>(
-    mut unpacker: Unpacker<Layer<'_>>,
-    mut tar: TarReader<Counted<Plain<R>>>,
-) -> Result<Extracted, StoreError> {
-    let unwritten = |e: io::Error| StoreError::write(Path::new(""), e);
-    unpacker.owner.recipe.raw(tar.headers()).map_err(unwritten)?;
+/// Reads what is behind the end of an archive; `each` gets its bytes.
+pub(crate) fn rest<R: Read>(
+    tar: &mut TarReader<R>,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ArchiveError> {
     let mut behind = 0;
     tar.rest(|bytes| {
-        behind += bytes.len();
-        if behind > 64 << 20 {
-            return Err(ArchiveError::Limit { what: "bytes behind the end of an archive", limit: 64 << 20 });
+        behind += u64::try_from(bytes.len()).unwrap_or(0);
+        if behind > BEHIND {
+            return Err(ArchiveError::Limit { what: "bytes behind the end of an archive", limit: BEHIND });
         }
-        unpacker.owner.recipe.raw(bytes).map_err(ArchiveError::stream)
-    })?;
-    unpacker.finish()?;
-    let size = unpacker.size();
-    unpacker.owner.recipe.finish().map_err(unwritten)?;
-    let mut counted = tar.into_input();
+        each(bytes).map_err(ArchiveError::stream)
+    })
+}
+
+/// What is known of a layer whose archive was read to its end.
+pub(crate) fn extracted<R: Read>(
+    mut counted: Counted<Plain<R>>,
+    size: u64,
+) -> Result<Extracted, ArchiveError> {
     let missing = || ArchiveError::stream(io::Error::other("no digest"));
     let diff_id = counted.digest().ok_or_else(missing)?;
     let tar_size = counted.count();
@@ -223,6 +263,19 @@ fn finish<R: Read>(
         _ => plain.input().digest().ok_or_else(missing)?,
     };
     Ok(Extracted { diff_id, blob: (blob, length), size, tar_size })
+}
+
+fn finish<R: Read>(
+    mut unpacker: Unpacker<Layer<'_>>,
+    mut tar: TarReader<Counted<Plain<R>>>,
+) -> Result<Extracted, StoreError> {
+    let unwritten = |e: io::Error| StoreError::write(Path::new(""), e);
+    unpacker.owner.recipe.raw(tar.headers()).map_err(unwritten)?;
+    rest(&mut tar, |bytes| unpacker.owner.recipe.raw(bytes))?;
+    unpacker.finish()?;
+    let size = unpacker.size();
+    unpacker.owner.recipe.finish().map_err(unwritten)?;
+    Ok(extracted(tar.into_input(), size)?)
 }
 
 fn set_opaque(folder: impl std::os::fd::AsFd) -> rustix::io::Result<()> {

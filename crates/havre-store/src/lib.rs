@@ -9,6 +9,7 @@ mod check;
 pub mod content;
 pub mod db;
 mod driver;
+mod erofs;
 mod error;
 mod extract;
 mod folder;

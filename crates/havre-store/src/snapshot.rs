@@ -1,7 +1,7 @@
-//! Layers, extracted and ready to be mounted, and the writable layers of containers.
+//! Layers, ready to be mounted, and the writable layers of containers.
 //!
-//! `layers/<diff id>/fs` is a read-only layer in overlayfs's form, `containers/<id>` has the files of a container
-//! (`writable.rs`). A layer is the same whatever lies below it, so it is kept by the digest of its own archive and
+//! `layers/<diff id>/fs` is a read-only layer in overlayfs's form (`layer.erofs` with that driver, `erofs/`),
+//! `containers/<id>` has the files of a container (`writable.rs`). A layer is the same whatever lies below it, so it is kept by the digest of its own archive and
 //! shared by all images that have it.
 //!
 //! Invariants: a layer under its final name is whole, verified, durable, and never changes; what is removed
@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::extract::{Extracted, Limits, extract};
-use crate::{Driver, StoreError, folder, recipe, writable};
+use crate::{Driver, StoreError, erofs, folder, recipe, writable};
 
 /// The snapshot store.
 #[derive(Debug)]
@@ -125,10 +125,11 @@ impl Snapshots {
         self.layers.join(diff_id.hex())
     }
 
-    /// The folder of a layer that overlayfs takes as a lower one.
+    /// What overlayfs has as a lower layer: a folder, or a file with a file system in it.
     #[must_use]
     pub fn layer_path(&self, diff_id: &Digest) -> PathBuf {
-        self.folder(diff_id).join("fs")
+        let name = if self.driver == Driver::Erofs { erofs::IMAGE } else { "fs" };
+        self.folder(diff_id).join(name)
     }
 
     /// Extracts an archive, compressed or not.
@@ -136,7 +137,11 @@ impl Snapshots {
         let path = folder::unused(&self.temporary);
         folder::private(&path)?;
         let undo = Undo { path: path.clone(), janitor: &self.janitor };
-        let Extracted { diff_id, blob, size, tar_size } = extract(input, &path, limits)?;
+        let extracted = match self.driver {
+            Driver::Erofs => erofs::import(input, &path, limits),
+            Driver::Overlay2 | Driver::Vfs | Driver::Btrfs => extract(input, &path, limits),
+        };
+        let Extracted { diff_id, blob, size, tar_size } = extracted?;
         let info = LayerInfo { diff_id, size, tar_size };
         undo.keep();
         Ok(Pending { folder: path, info, blob, janitor: self.janitor.clone() })
@@ -177,11 +182,15 @@ impl Snapshots {
     /// Writes the layer's archive to `out`, byte for byte as it was, and verifies that.
     pub fn write_tar(&self, diff_id: &Digest, out: &mut impl Write) -> Result<(), StoreError> {
         let path = self.folder(diff_id);
-        if self.layer(diff_id).is_none() {
+        let Some(info) = self.layer(diff_id) else {
             return Err(StoreError::Missing(diff_id.clone()));
-        }
+        };
         let mut tee = Tee { out, digester: Digester::new() };
-        recipe::write_tar(&path, &mut tee).map_err(|e| StoreError::read(&path, e))?;
+        let written = match self.driver {
+            Driver::Erofs => erofs::write_tar(&path, info.tar_size, &mut tee),
+            Driver::Overlay2 | Driver::Vfs | Driver::Btrfs => recipe::write_tar(&path, &mut tee),
+        };
+        written.map_err(|e| StoreError::read(&path, e))?;
         let found = tee.digester.finish();
         if found != *diff_id {
             return Err(StoreError::Mismatch { what: "stored layer", expected: diff_id.clone(), found });

@@ -85,7 +85,7 @@ impl Snapshots {
         self.driver.status(&self.layers)
     }
 
-    /// The folders of layers that are given from the bottom up, topmost first; never empty.
+    /// Where layers are that are given from the bottom up, topmost first; never empty.
     #[must_use]
     pub fn lowers(&self, layers: &[Digest]) -> Vec<PathBuf> {
         if layers.is_empty() {
@@ -106,7 +106,7 @@ impl Snapshots {
     ) -> Result<Writable, StoreError> {
         let path = self.containers.join(container.as_str());
         let upper = path.join("fs");
-        if self.driver != Driver::Overlay2 {
+        if !self.driver.mounts() {
             if !upper.is_dir() {
                 let base = self.tree_of(layers)?;
                 self.make(&path, false, |fs| self.branch(&base, fs))?;
@@ -171,7 +171,7 @@ impl Snapshots {
     fn empty_tree(&self, fs: &Path) -> Result<(), StoreError> {
         let made = match self.driver {
             Driver::Btrfs => below(fs, |parent, name| btrfs::create(parent, name)),
-            Driver::Vfs | Driver::Overlay2 => std::fs::create_dir(fs),
+            Driver::Vfs | Driver::Overlay2 | Driver::Erofs => std::fs::create_dir(fs),
         };
         made.and_then(|()| Ok(rustix::fs::chmod(fs, Mode::from_raw_mode(0o755))?))
             .map_err(|e| StoreError::write(fs, e))
@@ -185,7 +185,7 @@ impl Snapshots {
                 below(fs, |parent, name| btrfs::snapshot(&source, parent, name))
                     .map_err(|e| StoreError::write(fs, e))
             }
-            Driver::Vfs | Driver::Overlay2 => {
+            Driver::Vfs | Driver::Overlay2 | Driver::Erofs => {
                 self.empty_tree(fs)?;
                 tree::copy_tree(base, fs).map_err(|e| StoreError::write(fs, e))
             }
@@ -241,7 +241,7 @@ impl Snapshots {
     #[must_use]
     pub fn written(&self, container: &ContainerId, layers: &[Digest]) -> u64 {
         let path = self.writable_path(container);
-        if self.driver == Driver::Overlay2 {
+        if self.driver.mounts() {
             return folder::size(&path);
         }
         let base = self.trees.join(tree_name(layers)).join("fs");
@@ -258,7 +258,7 @@ impl Snapshots {
     #[must_use]
     pub fn is_writable_whole(&self, container: &ContainerId) -> bool {
         let path = self.containers.join(container.as_str());
-        path.join("fs").is_dir() && (self.driver != Driver::Overlay2 || path.join("work").is_dir())
+        path.join("fs").is_dir() && (!self.driver.mounts() || path.join("work").is_dir())
     }
 }
 

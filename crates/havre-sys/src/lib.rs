@@ -12,6 +12,7 @@ pub mod btrfs;
 pub mod clock;
 pub mod conntrack;
 pub mod durable;
+pub mod erofs;
 pub mod interface;
 pub mod keyring;
 pub mod lock;

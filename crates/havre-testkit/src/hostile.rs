@@ -254,3 +254,63 @@ pub fn escapes(outside: &str) -> Result<Vec<Escape>> {
         ("I04", "a whiteout of the folder above", vec![file(".wh...")?]),
     ])
 }
+
+/// The digests of what [`put_attested`] put into a registry.
+#[derive(Debug, Clone)]
+pub struct Attested {
+    /// The index that the tag leads to.
+    pub index: String,
+    /// The image for this machine.
+    pub manifest: String,
+    /// The manifest of the attestation about it.
+    pub attestation: String,
+    /// What it says: a document of its own.
+    pub statement: String,
+}
+
+/// Puts an index of an image for this machine, an attestation about it as BuildKit makes them, and images for other
+/// platforms into a registry.
+pub fn put_attested(
+    registry: &FakeRegistry,
+    repository: &str,
+    tag: &str,
+    image: RemoteImage,
+    others: impl IntoIterator<Item = (Platform, RemoteImage)>,
+) -> Result<Attested> {
+    let host = Platform::host();
+    let images = std::iter::once((host.clone(), image)).chain(others);
+    let index = put_index(registry, repository, tag, images)?;
+    let text = registry.document(repository, &index).unwrap_or_default();
+    let mut index: Value = serde_json::from_slice(&text)?;
+    let manifest = index["manifests"][0]["digest"].as_str().unwrap_or_default().to_owned();
+    let statement = json!({
+        "_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://slsa.dev/provenance/v0.2",
+        "subject": [{ "name": "test", "digest": { "sha256": manifest.trim_start_matches("sha256:") } }],
+    });
+    let statement = serde_json::to_vec(&statement)?;
+    let config =
+        br#"{"architecture":"unknown","os":"unknown","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let document = serde_json::to_vec(&json!({
+        "schemaVersion": 2, "mediaType": media::MANIFEST,
+        "config": { "mediaType": media::CONFIG, "size": config.len(), "digest": registry.blob(config.as_slice()) },
+        "layers": [{
+            "mediaType": "application/vnd.in-toto+json", "size": statement.len(),
+            "digest": registry.blob(statement.clone()),
+            "annotations": { "in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2" },
+        }],
+    }))?;
+    let attestation = digest(&document);
+    let size = document.len();
+    registry.manifest(repository, &attestation, media::MANIFEST, document);
+    if let Some(entries) = index["manifests"].as_array_mut() {
+        entries.push(json!({
+            "mediaType": media::MANIFEST, "size": size, "digest": attestation,
+            "annotations": {
+                "vnd.docker.reference.digest": manifest, "vnd.docker.reference.type": "attestation-manifest",
+            },
+            "platform": { "architecture": "unknown", "os": "unknown" },
+        }));
+    }
+    let index = registry.manifest(repository, tag, media::INDEX, serde_json::to_vec_pretty(&index)?);
+    Ok(Attested { index, manifest, attestation, statement: digest(&statement) })
+}

@@ -44,3 +44,16 @@ pub fn is_root() -> bool {
     }
     root
 }
+
+/// Whether layers can be mounted here as they are; says why not.
+#[must_use]
+pub fn mounts_erofs() -> bool {
+    let can = tempfile::tempdir().map_err(|error| error.to_string()).and_then(|folder| {
+        let selected = havre_store::Driver::select(folder.path(), Some(havre_store::Driver::Erofs));
+        selected.map_err(|error| error.to_string())
+    });
+    if let Err(why) = &can {
+        skip(why);
+    }
+    can.is_ok()
+}

@@ -185,7 +185,14 @@ impl Drop for FakeRegistry {
     }
 }
 
-fn serve(stream: TcpStream, address: SocketAddr, state: &Mutex<State>) {
+fn serve(mut stream: TcpStream, address: SocketAddr, state: &Mutex<State>) {
+    // Who begins with TLS hears what other servers without it say.
+    if first_byte(&stream) == Some(0x16) {
+        stream
+            .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n")
+            .ok();
+        return;
+    }
     let Ok(reader) = stream.try_clone() else { return };
     let (mut reader, mut writer) = (BufReader::new(reader), stream);
     while let Some(asked) = read(&mut reader, &mut writer) {
@@ -204,6 +211,11 @@ fn serve(stream: TcpStream, address: SocketAddr, state: &Mutex<State>) {
             return;
         }
     }
+}
+
+fn first_byte(stream: &TcpStream) -> Option<u8> {
+    let mut first = [0];
+    stream.peek(&mut first).ok().filter(|count| *count == 1).map(|_| first[0])
 }
 
 fn read(reader: &mut BufReader<TcpStream>, writer: &mut TcpStream) -> Option<Asked> {
@@ -280,8 +292,12 @@ fn answer(state: &mut State, asked: &Asked) -> Reply {
         pair.filter(|(key, _)| *key == name).map(|(_, value)| value.replace("%3A", ":")).next()
     };
     let error = |status, code: &str, words: &str| {
-        Reply::body(status, format!(r#"{{"errors":[{{"code":"{code}","message":"{words}"}}]}}"#))
-            .with("Content-Type", "application/json")
+        // With a detail, as those that people use: Docker's client reads one without it otherwise.
+        Reply::body(
+            status,
+            format!(r#"{{"errors":[{{"code":"{code}","message":"{words}","detail":{{}}}}]}}"#),
+        )
+        .with("Content-Type", "application/json")
     };
     let Some(rest) = path.strip_prefix("/v2/") else { return Reply::status(404) };
     if rest.is_empty() {

@@ -93,6 +93,7 @@ impl Kind {
                 Self::Many => havre_testkit::layered_archive(&own, 6, 60)?,
                 Self::Debian => debian(&own)?,
             };
+            #[expect(clippy::disallowed_methods, reason = "a file of a bench: what is lost is made again")]
             std::fs::rename(made, &path)?;
         }
         Ok(path)

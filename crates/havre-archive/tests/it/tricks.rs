@@ -220,3 +220,33 @@ fn i18_folders_without_number_do_not_take_all_memory() {
     let root = tempfile::tempdir().unwrap();
     crate::unpack(&crate::archive(&same), root.path(), "", Links::InRoot).unwrap();
 }
+
+/// Gives what it has in pieces of so many bytes.
+struct Piecemeal<'a>(&'a [u8], usize);
+
+impl Read for Piecemeal<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.1.min(into.len());
+        self.0.read(&mut into[..length])
+    }
+}
+
+#[test]
+fn archives_in_pieces_of_any_size_are_the_same() {
+    let long = "n".repeat(300);
+    let entries = [
+        crate::entry(Kind::Directory, "folder", ""),
+        crate::entry(Kind::File, &long, ""),
+        crate::entry(Kind::Symlink, "link", &long),
+        crate::entry(Kind::File, "last", ""),
+    ];
+    let archive = crate::archive(&entries);
+    for size in [1, 7, 100, 511, 513, 1000, 1 << 20] {
+        let mut tar = TarReader::new(Piecemeal(&archive, size), true);
+        let mut names = Vec::new();
+        while let Some(entry) = tar.next_entry().unwrap_or_else(|error| panic!("{size}: {error:?}")) {
+            names.push(entry.path.len());
+        }
+        assert_eq!(names, [6, 300, 4, 4], "{size}");
+    }
+}

@@ -13,10 +13,11 @@ const DOCKERS: &str = include_str!("../../../../xtask/data/cli.tsv");
 /// Command, flag, and the end-to-end test that shows what the flag does; or `- why not`.
 const EFFECTS: &str = include_str!("../../../havre/tests/e2e/flags.tsv");
 
-const GROUPS: &[&str] = &["checkpoint", "container", "context", "image", "inspect", "system", "version"];
+const GROUPS: &[&str] =
+    &["checkpoint", "container", "context", "image", "inspect", "manifest", "system", "version"];
 
-/// Commands that wait for registries and for the builder.
-const LATER: &[&str] = &["image build", "image pull", "image push"];
+/// Commands that wait for the builder.
+const LATER: &[&str] = &["image build"];
 
 /// Flags that wait.
 const LATER_FLAGS: &[(&str, &str)] = &[];

@@ -171,6 +171,7 @@ async fn find(
     name: &str,
     args: &Args,
     kind: Option<&str>,
+    platforms: &[String],
 ) -> Result<Box<RawValue>, Failure> {
     let kinds: &[&str] = match kind {
         Some("container") => &["container"],
@@ -186,9 +187,8 @@ async fn find(
         let kind = if kind == Some("image") { "image" } else { "container" };
         return Err(Failure::plain(format!("invalid {kind} name or ID: value is empty")));
     }
-    let platforms = platforms(args)?;
     for kind in kinds {
-        match fetch(client, kind, name, args, &platforms).await {
+        match fetch(client, kind, name, args, platforms).await {
             Err(error) if error.status() == Some(404) && kinds.len() > 1 => {}
             Err(error) => return Err(Failure::plain(describe(&error))),
             Ok(object) => return Ok(object),
@@ -212,11 +212,12 @@ fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {
         "" => None,
         source => Some(Format::parse(source).map_err(|failure| Failure::new(64, failure.message))?),
     };
+    let platforms = platforms(args)?;
     let (objects, mut errors) = app.block(async {
         let client = app.client().await?;
         let (mut objects, mut errors) = (Vec::new(), Vec::new());
         for name in &args.rest {
-            match find(client, name, args, kind).await {
+            match find(client, name, args, kind, &platforms).await {
                 Ok(object) => objects.push(object),
                 Err(failure) => errors.push(failure.message),
             }

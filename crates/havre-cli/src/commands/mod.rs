@@ -17,6 +17,7 @@ mod images;
 mod inspect;
 mod lifecycle;
 mod logs;
+mod manifest;
 mod ps;
 mod registry;
 mod run;
@@ -78,11 +79,8 @@ fn no_platform(text: &str) -> Option<String> {
 
 /// The platforms that `--platform` names, as the API takes them. Commas separate several.
 fn platforms(args: &spec::Args) -> Result<Vec<String>, Failure> {
-    let what = if args.called.ends_with("rmi") || args.called.starts_with("image r") {
-        ""
-    } else {
-        "invalid platform: "
-    };
+    let bare = ["rmi", "image rm", "image remove", "inspect", "push"];
+    let what = if bare.iter().any(|end| args.called.ends_with(end)) { "" } else { "invalid platform: " };
     let given = args.list("platform").iter().flat_map(|text| text.split(','));
     given
         .map(|text| {
@@ -162,6 +160,11 @@ static COMMANDS: &[&Command] = &[
     &complete::ZSH,
     &complete::COMPLETE,
     &dial::DIAL_STDIO,
+    &manifest::ANNOTATE,
+    &manifest::CREATE,
+    &manifest::INSPECT,
+    &manifest::PUSH,
+    &manifest::RM,
 ];
 
 /// Commands that no list shows: programs call them.
@@ -177,6 +180,10 @@ const GROUPS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("context", "Manage contexts"),
     ("image", "Manage images"),
+    (
+        "manifest",
+        "Manage image manifests and manifest lists\n\nA list is one name for the images of several platforms. It is put together here and then pushed.",
+    ),
     ("system", "Manage the engine"),
 ];
 
@@ -188,7 +195,6 @@ const LATER: &[&str] = &[
     "bake",
     "compose",
     "config",
-    "manifest",
     "network",
     "node",
     "plugin",
@@ -302,7 +308,9 @@ fn unknown<'a>(program: &str, group: &str, word: &str, names: impl Iterator<Item
         write!(message, "\nDid you mean: {path} {near}\n").ok();
     }
     if !group.is_empty() {
-        write!(message, "\nUsage:  {path}\n").ok();
+        // Docker's own exception.
+        let rest = if group == "manifest" { " COMMAND" } else { "" };
+        write!(message, "\nUsage:  {path}{rest}\n").ok();
     }
     write!(message, "\nRun '{path} --help' for more information").ok();
     Failure::plain(message)

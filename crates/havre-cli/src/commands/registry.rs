@@ -157,14 +157,13 @@ fn push(app: &App, args: &Args) -> Result<u8, Failure> {
         return Err(Failure::plain("cannot push a digest reference"));
     }
     let all = args.on("all-tags");
-    let platform = match args.text("platform") {
-        "" => String::new(),
-        given => {
-            let platform =
-                havre_oci::Platform::parse(given).map_err(|error| Failure::plain(error.to_string()))?;
-            serde_json::to_string(&platform).map_err(|error| Failure::plain(error.to_string()))?
-        }
-    };
+    let platform = super::platforms(args)?.pop().unwrap_or_default();
+    if !platform.is_empty() && !args.on("quiet") {
+        // Docker's words; its client has them on standard output, where scripts look for the digest.
+        output::complain(
+            "Using --platform pushes only the specified platform manifest of a multi-platform image index.\nOther components, like attestations, will not be included.\nTo push the complete multi-platform image, remove the --platform flag.",
+        );
+    }
     app.block(async {
         let client = app.client().await?;
         let auth = credentials::get(app, &credentials::key_of(&reference))?;

@@ -395,6 +395,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("", None, "builder", Map, Only(&[]), ""),
     opt("", None, "default-init", One, Only(&[]), ""),
     opt("", None, "disk-watermarks", Map, Used, ""),
+    opt("", None, "registry-token-servers", List, Used, ""),
     opt("", None, "min-api-version", One, Used, ""),
     opt("", None, "proxies", Map, Used, ""),
     opt("", None, "resolv-conf", One, Only(&[]), ""),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock};
-use havre_image::Driver;
 use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
 use havre_store::db::Batch;
 use tokio::time::Instant;
@@ -69,7 +68,7 @@ impl Container {
     /// Makes the files of a container that is a tree of its own. Copying takes as long as it takes, and nobody else
     /// shall wait for it; two folders for overlayfs are made in passing.
     async fn copied(&self) -> Result<(), EngineError> {
-        if self.launcher.images.driver() == Driver::Overlay2 {
+        if self.launcher.images.driver().mounts() {
             return Ok(());
         }
         let (launcher, fixed) = (Arc::clone(&self.launcher), Arc::clone(&self.fixed));

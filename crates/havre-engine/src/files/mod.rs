@@ -454,7 +454,7 @@ impl Launcher {
             rustix::fs::open(path, flags, Mode::empty()).map_err(EngineError::io("open", path))
         };
         let base = match difference.base.as_slice() {
-            [only] => open(only)?,
+            [only] if only.is_dir() => open(only)?,
             [top, rest @ ..] => {
                 let files =
                     view::Files::Overlay { lowers: rest.to_vec(), upper: top.clone(), work: PathBuf::new() };

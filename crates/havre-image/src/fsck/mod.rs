@@ -106,6 +106,8 @@ pub struct CheckSpec<'a> {
 struct Damage {
     blobs: BTreeMap<Digest, String>,
     layers: BTreeMap<Digest, String>,
+    /// Layers that can be mended from what is here.
+    mendable: Vec<Digest>,
 }
 
 /// An image with damaged parts.
@@ -162,6 +164,7 @@ impl Images {
             }
             match self.snapshots.verify(layer) {
                 Ok(Verified::Whole) => {}
+                Ok(Verified::Mendable) => damage.mendable.push(layer.clone()),
                 Ok(Verified::Unrepeatable) => checked.unverifiable.push(layer.clone()),
                 Err(error) => drop(damage.layers.insert(layer.clone(), in_words(error)?)),
             }

@@ -63,6 +63,22 @@ impl Repair<'_, '_> {
         damage
             .layers
             .retain(|layer, _| state.layer_is_needed(layer) || images.snapshots.layer_path(layer).exists());
+        for layer in &damage.mendable {
+            // One that was removed while we read needs nothing.
+            let Some(info) = images.snapshots.layer(layer) else { continue };
+            if self.spec.repair {
+                images.snapshots.mend(layer)?;
+            }
+            findings.push(Finding {
+                kind: "layer",
+                object: layer.to_string(),
+                problem: "what shows its archive as files is damaged".into(),
+                repair: "make it again from the archive".into(),
+                outcome: self.outcome(None),
+                damage: true,
+                bytes: info.size,
+            });
+        }
         let broken = broken(&state, &damage);
         let mut kept_layers = BTreeSet::new();
         let mut kept_blobs = BTreeSet::new();

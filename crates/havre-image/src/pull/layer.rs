@@ -96,6 +96,8 @@ impl Images {
         let images = Arc::clone(self);
         let extraction =
             tokio::spawn(blocking(move || Ok(images.snapshots.extract(feed, Limits::default())?)));
+        // Its length is known before anything of it.
+        reports.step(&blob.digest, Step::Downloading { have, of: blob.size }).await;
         let mut last = Instant::now();
         let coming: std::result::Result<(), RegistryError> = async {
             let mut content = repository.blob(&blob.digest, blob.size, have);

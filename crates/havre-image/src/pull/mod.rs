@@ -19,6 +19,7 @@ use havre_registry::{Access, Credentials, Fetched, Repository};
 use havre_store::Pending;
 use tokio::sync::Semaphore;
 
+use crate::attested;
 use crate::index::Pins;
 use crate::reports::Reports;
 use crate::state::{Known, KnownBlob};
@@ -224,7 +225,9 @@ impl Images {
         one_layer_each(&missing)?;
         let blobs: Vec<&Descriptor> = missing.iter().map(|(blob, _)| *blob).collect();
         let taken = self.downloads.take(&blobs).await;
-        let pending = match self.fetch_layers(&missing, &taken, repository, reports).await {
+        let layers = self.fetch_layers(&missing, &taken, repository, reports);
+        let (pending, attested) = tokio::join!(layers, attested::fetch(&plan.documents, repository));
+        let pending = match pending {
             Ok(pending) => pending,
             Err(error) => {
                 // Only what can go on is worth keeping.
@@ -237,7 +240,7 @@ impl Images {
             }
         };
         let (names, newer) = self.names(reference, &named, &plan.id);
-        self.keep(&plan, pending, taken, reference, names).await?;
+        self.keep(&plan, attested, pending, taken, reference, names).await?;
         reports.tell(done(plan.id, newer)).await;
         Ok(newer)
     }
@@ -362,17 +365,19 @@ impl Images {
         extracted || known()
     }
 
-    /// Makes the image durable and known.
+    /// Makes the image durable and known, with its attestations.
     async fn keep(
         self: &Arc<Self>,
         plan: &Plan,
+        attested: Vec<Bytes>,
         pending: Vec<Pending>,
         taken: Taken,
         reference: &Reference,
         names: Vec<(Reference, Digest)>,
     ) -> Result<()> {
         let images = Arc::clone(self);
-        let documents: Vec<Bytes> = plan.documents.iter().map(|document| document.bytes.clone()).collect();
+        let documents = plan.documents.iter().map(|document| document.bytes.clone());
+        let documents: Vec<Bytes> = documents.chain(attested).collect();
         let (id, text, config) = (plan.id.clone(), plan.config_text.clone(), plan.config.clone());
         let blobs: Vec<(Digest, KnownBlob)> = plan
             .manifest
@@ -464,6 +469,9 @@ pub(crate) fn refused(reference: &Reference, error: havre_registry::RegistryErro
         }
         R::Refused { code, message, .. } if code == "DENIED" => denied(message),
         R::Unauthorized(message) if reference.domain() == havre_registry::DOCKER_HUB => denied(message),
+        R::Unauthorized(message) | R::Refused { status: 401, message, .. } => {
+            ImageError::Unproved(message.clone())
+        }
         _ => ImageError::Registry(error),
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod archives;
+mod attested;
 mod fsck;
 mod names;
 mod transfers;

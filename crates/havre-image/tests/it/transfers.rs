@@ -9,16 +9,16 @@ use havre_testkit::registry::{FakeRegistry, Reply, digest};
 
 use crate::{World, tar, world};
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-fn named(registry: &FakeRegistry, rest: &str) -> Reference {
+pub(crate) fn named(registry: &FakeRegistry, rest: &str) -> Reference {
     Reference::parse(&format!("{}/{rest}", registry.host())).unwrap()
 }
 
 /// Pulls, and returns what happened.
-async fn pull(world: &World, reference: &Reference) -> Result<Vec<PullEvent>, String> {
+pub(crate) async fn pull(world: &World, reference: &Reference) -> Result<Vec<PullEvent>, String> {
     let (reports, mut events) = Reports::channel();
     let spec = PullSpec {
         reference: reference.clone(),
@@ -35,17 +35,25 @@ async fn pull(world: &World, reference: &Reference) -> Result<Vec<PullEvent>, St
     work.await.unwrap().map_err(|error| havre_base::chain(&error)).map(|()| seen)
 }
 
-async fn push(world: &World, reference: &Reference) -> Result<(), String> {
+pub(crate) async fn push(world: &World, reference: &Reference) -> Result<(), String> {
+    push_with(world, reference, false).await
+}
+
+pub(crate) async fn push_with(world: &World, reference: &Reference, single: bool) -> Result<(), String> {
     let (reports, mut events) = Reports::channel();
-    let spec =
-        PushSpec { reference: reference.clone(), all_tags: false, credentials: Credentials::Anonymous };
+    let spec = PushSpec {
+        reference: reference.clone(),
+        all_tags: false,
+        platform: single.then(havre_oci::Platform::host),
+        credentials: Credentials::Anonymous,
+    };
     let images = Arc::clone(&world.images);
     let work = tokio::spawn(async move { images.push(&spec, &reports).await });
     while events.recv().await.is_some() {}
     work.await.unwrap().map_err(|error| havre_base::chain(&error))
 }
 
-fn two_layers() -> (RemoteImage, Vec<u8>) {
+pub(crate) fn two_layers() -> (RemoteImage, Vec<u8>) {
     let (one, two) = (tar(&[("one", b"1")]), tar(&[("two", &[2; 100_000])]));
     (RemoteImage::new().layer(&one).unwrap().plain(two.clone()), two)
 }

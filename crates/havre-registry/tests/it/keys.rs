@@ -2,7 +2,7 @@
 
 use havre_oci::Reference;
 use havre_oci::image::media;
-use havre_registry::{Access, Credentials, Registries, RegistryError};
+use havre_registry::{Access, Credentials, Registries, RegistryError, Settings, TokenServer};
 use havre_testkit::registry::{FakeRegistry, Reply};
 
 use crate::{quick, run, told};
@@ -99,10 +99,25 @@ fn i15_a_token_server_of_somebody_else_gets_nothing() {
     run(async {
         for who in [password(), Credentials::Identity("later".into())] {
             let error = manifest(&registries, &registry.host(), who).await.unwrap_err();
-            assert!(matches!(error, RegistryError::Elsewhere { .. }), "{error}");
+            assert!(matches!(error, RegistryError::Stranger { .. }), "{error}");
+            let setting = format!(
+                "\"registry-token-servers\": [\"{}=localhost:{port}\"] in daemon.json",
+                registry.host()
+            );
+            assert!(told(&error).contains(&setting), "{error}");
         }
         assert!(registries.login(&registry.host(), &password()).await.is_err());
         assert!(thief.asked().is_empty());
+        // Named by the administrator it is no stranger, for this registry.
+        let named = format!("{}=localhost", registry.host());
+        let other = format!("{}:1=localhost", registry.host().split(':').next().unwrap());
+        for (named, times) in [(other, 0), (named, 1)] {
+            let token_servers = vec![TokenServer::parse(&named).unwrap()];
+            registries.configure(Settings { token_servers, ..quick() });
+            manifest(&registries, &registry.host(), password()).await.unwrap_err();
+            let asked = thief.asked();
+            assert_eq!(asked.iter().filter(|asked| asked.header("authorization") == BASIC).count(), times);
+        }
     });
 }
 

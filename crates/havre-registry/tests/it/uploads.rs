@@ -132,3 +132,38 @@ fn an_upload_that_nobody_takes_is_given_up() {
     std::io::Write::write_all(&mut stream, b"DELETE / HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!(serve.join().unwrap(), 2);
 }
+
+#[test]
+fn what_refers_to_a_manifest_is_noted_where_the_registry_does_not() {
+    let registry = FakeRegistry::start().unwrap();
+    let subject = Digest::of_bytes(b"subject");
+    let text = |n: u8| {
+        Bytes::from(format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b"}},"subject":{{"digest":"{subject}"}},"n":{n}}}"#
+        ))
+    };
+    let tag = subject.to_string().replace(':', "-");
+    let noted = || {
+        let index: serde_json::Value =
+            serde_json::from_slice(&registry.document("a/b", &tag).unwrap_or_default()).unwrap_or_default();
+        index["manifests"].as_array().map_or(0, Vec::len)
+    };
+    let registries = Registries::new(quick());
+    run(async {
+        let repository = at(&registries, &registry, Access::Push).await;
+        for (n, expected) in [(1, 1), (2, 2), (1, 2)] {
+            let name = Digest::of_bytes(&text(n)).to_string();
+            repository.put_manifest(&name, media::MANIFEST, text(n)).await.unwrap();
+            assert_eq!(noted(), expected);
+        }
+        // One that counts itself is left alone, and so is a tag that is something else.
+        registry
+            .lie(|asked| (asked.method == "PUT").then(|| Reply::status(201).with("OCI-Subject", "sha256:x")));
+        repository.put_manifest("3", media::MANIFEST, text(3)).await.unwrap();
+        registry.lie(|_| None);
+        assert_eq!(noted(), 2);
+        registry.manifest("a/b", &tag, media::MANIFEST, "{}");
+        repository.put_manifest("4", media::MANIFEST, text(4)).await.unwrap();
+        assert_eq!(registry.document("a/b", &tag).unwrap(), b"{}");
+    });
+}

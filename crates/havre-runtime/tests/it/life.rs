@@ -169,7 +169,30 @@ fn terminal() {
     assert_eq!(text, "/dev/pts/0\n33 99\nconsole\n0\n");
 }
 
+/// A folder's files in a file that can be mounted, where the kernel can do that.
+fn image(root: &std::path::Path, folder: &std::path::Path) -> Option<std::path::PathBuf> {
+    let path = folder.join("layer.erofs");
+    let made = std::process::Command::new("mkfs.erofs").args(["-x1", "--quiet"]).args([&path, root]).output();
+    let Ok(made) = made else {
+        println!("SKIP layers in files: mkfs.erofs is not there (apt-get install erofs-utils)");
+        return None;
+    };
+    assert!(made.status.success(), "{made:?}");
+    match havre_sys::erofs::mount_if_file(&path) {
+        Ok(_) => Some(path),
+        Err(error) => {
+            println!("SKIP layers in files: {error}");
+            None
+        }
+    }
+}
+
 fn overlay() {
+    overlay_on(false);
+    overlay_on(true);
+}
+
+fn overlay_on(file: bool) {
     let mut world = World::new();
     let folder = tempfile::tempdir().unwrap();
     let [upper, work, target, top] = ["fs", "work", "target", "top"].map(|name| folder.path().join(name));
@@ -178,7 +201,9 @@ fn overlay() {
     }
     std::fs::write(top.join("top"), "top").unwrap();
     world.process().args = strings(&["sh", "-c", "cat /top; echo new > /written; stat -c %u /bin"]);
-    let lowers = [top, world.root()];
+    let below = if file { image(&world.root(), folder.path()) } else { Some(world.root()) };
+    let Some(below) = below else { return };
+    let lowers = [top, below];
     let (out, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let null = || std::fs::File::open("/dev/null").unwrap().into();
     let root = RootFs::Overlay {
@@ -236,6 +261,11 @@ fn users() {
 }
 
 fn users_overlay() {
+    users_overlay_on(false);
+    users_overlay_on(true);
+}
+
+fn users_overlay_on(file: bool) {
     let mut world = World::new();
     world.linux().uid_mappings = maps();
     world.linux().gid_mappings = maps();
@@ -246,7 +276,9 @@ fn users_overlay() {
         std::fs::create_dir(path).unwrap();
     }
     world.process().args = strings(&["sh", "-c", "stat -c %u /bin/busybox; touch /made; stat -c %u /made"]);
-    let lowers = [world.root()];
+    let below = if file { image(&world.root(), folder.path()) } else { Some(world.root()) };
+    let Some(below) = below else { return };
+    let lowers = [below];
     let (out, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let null = || std::fs::File::open("/dev/null").unwrap().into();
     let root = RootFs::Overlay { lowers: &lowers, upper: upper.clone(), work, volatile: false, target };

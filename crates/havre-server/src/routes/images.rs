@@ -17,9 +17,7 @@ use havre_api::message::{ErrorDetail, JsonMessage};
 use havre_api::{ApiVersion, Filters};
 use havre_base::{ContainerId, chain};
 use havre_engine::Engine;
-use havre_image::{
-    Driver, ImageError, ImageUser, ImageView, ImportSpec, ListSpec, LoadEvent, PruneSpec, Removed,
-};
+use havre_image::{ImageError, ImageUser, ImageView, ImportSpec, ListSpec, LoadEvent, PruneSpec, Removed};
 use havre_oci::{Digest, Platform, Reference};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -222,7 +220,7 @@ pub(crate) async fn inspect(server: &Server, call: &Call, name: &str) -> Handled
     let driver = server.engine.images.driver();
     let mut data = BTreeMap::new();
     // The others have nothing on disk that belongs to an image alone.
-    if driver == Driver::Overlay2
+    if driver.mounts()
         && let Some((top, rest)) = view.lowers.split_first()
     {
         data.insert("UpperDir".to_owned(), text(top));
@@ -248,10 +246,7 @@ pub(crate) async fn inspect(server: &Server, call: &Call, name: &str) -> Handled
         variant: platform.variant.clone().unwrap_or_default(),
         os: platform.os.clone(),
         size: count_of(view.size),
-        graph_driver: Some(GraphDriver {
-            name: driver.name().into(),
-            data: (driver == Driver::Overlay2).then_some(data),
-        }),
+        graph_driver: Some(GraphDriver { name: driver.name().into(), data: driver.mounts().then_some(data) }),
         root_fs: RootFs {
             kind: "layers".into(),
             layers: Some(document.rootfs.diff_ids.iter().map(ToString::to_string).collect()),

@@ -220,15 +220,12 @@ pub(crate) async fn pull(server: &Server, call: &Call) -> Handled {
 }
 
 pub(crate) async fn push(server: &Server, call: &Call, name: &str) -> Handled {
-    if !platform::wanted(call, "platform")?.is_empty() {
-        let wanted = platform::wanted(call, "platform")?;
-        platform::check(&server.engine, name, &wanted)?;
-    }
+    let platform = platform::wanted(call, "platform")?.into_iter().next();
     let (reference, all_tags) = named(name, call.query.get("tag").unwrap_or(""))?;
     if reference.digest().is_some() {
         return Err(Refusal::invalid("cannot push a digest reference"));
     }
-    let spec = PushSpec { reference: reference.clone(), all_tags, credentials: of_header(call) };
+    let spec = PushSpec { reference: reference.clone(), all_tags, platform, credentials: of_header(call) };
     let (reports, events) = Reports::channel();
     let images = Arc::clone(&server.engine.images);
     let work = tokio::spawn(async move { images.push(&spec, &reports).await });

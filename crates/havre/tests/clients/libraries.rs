@@ -16,7 +16,7 @@ pub(crate) const ALL: &[Test] = &[
 const VERSIONS: [&str; 7] = ["1.24", "1.29", "1.39", "1.41", "1.43", "1.51", "1.56"];
 
 /// Where `cargo xtask test` puts the libraries.
-fn installed(what: &str) -> Option<PathBuf> {
+pub(crate) fn installed(what: &str) -> Option<PathBuf> {
     // The folder for temporary files is somewhere below the target folder.
     let above = Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().take(4);
     if let Some(path) = above.map(|folder| folder.join("clients").join(what)).find(|path| path.exists()) {
@@ -31,12 +31,12 @@ pub(crate) fn python() -> Option<PathBuf> {
     installed("python/bin/python3")
 }
 
-fn source(name: &str) -> PathBuf {
+pub(crate) fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
 /// Runs a program that says where it is, and shows that when it fails.
-fn succeeds(mut command: Command) {
+pub(crate) fn succeeds(mut command: Command) {
     let output = command.stdin(Stdio::null()).output().expect("the program runs");
     assert!(
         output.status.success(),

@@ -1,5 +1,5 @@
 //! Client libraries against one private daemon: docker-py, dockerode and bollard each live a container's whole
-//! life, in old API versions too; the API is spoken by hand, badly; and requests are made from its definition.
+//! life, in old API versions too, and go to a registry and back; the API is spoken by hand, badly; and requests are made from its definition.
 //!
 //! Not the standard harness, because the daemon is shared and must be ended afterwards. Arguments are
 //! substrings of test names. What cannot run says `SKIP` and why. The programs' libraries are installed by
@@ -15,6 +15,10 @@
 mod hostile;
 mod libraries;
 mod raw;
+#[path = "../e2e/registries.rs"]
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
+mod registries;
+mod registry;
 mod rust;
 #[path = "../e2e/world.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
@@ -30,7 +34,7 @@ use world::World;
 type Test = (&'static str, fn(&World));
 
 fn all() -> impl Iterator<Item = &'static Test> {
-    libraries::ALL.iter().chain(rust::ALL).chain(hostile::ALL)
+    libraries::ALL.iter().chain(rust::ALL).chain(registry::ALL).chain(hostile::ALL)
 }
 
 fn main() -> ExitCode {

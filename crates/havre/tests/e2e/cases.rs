@@ -17,6 +17,7 @@ pub(crate) const ALL: &[Test] = &[
     ("ten megabytes of output arrive to the byte", large_output),
     ("environment, user and working directory", process_settings),
     ("a container without a network talks to itself", loopback),
+    ("users without capabilities have low ports", unprivileged),
     ("bind mounts, read-only mounts, tmpfs and a read-only root", mounts),
     ("entrypoint, names and id files", names_and_files),
     ("a detached container is listed, logged, stopped and removed", detached_life),
@@ -109,6 +110,19 @@ fn loopback(_: &World, client: &Client) {
         assert!(out.contains("LOOPBACK,UP") && out.contains("inet 127.0.0.1/8"), "{out}");
         assert!(out.contains("1 packets received") && out.ends_with("\n1"), "{out}");
     }
+}
+
+/// As with Docker, in a network of its own.
+fn unprivileged(_: &World, client: &Client) {
+    let script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range; \
+                  nc -l -p 80 </dev/null & p=$!; for i in $(seq 500); do nc 127.0.0.1 80 </dev/null && break; done; \
+                  wait $p; echo bound $?";
+    let flags = ["-u", "1000:1000", "--cap-drop", "ALL"];
+    let out = client.container(&flags, &["sh", "-c", script]).exits(0);
+    assert!(out.starts_with("0\n0\t2147483647\n") && out.ends_with("bound 0"), "{out}");
+    let own = ["--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"];
+    let kept = client.container(&own, &["cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"]).exits(0);
+    assert_eq!(kept, "1024");
 }
 
 fn process_settings(_: &World, client: &Client) {

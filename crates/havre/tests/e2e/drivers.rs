@@ -14,6 +14,7 @@ pub(crate) const ALL: &[Test] = &[
     ("drivers: overlay2 mounts layers", overlay),
     ("drivers: vfs copies", vfs),
     ("drivers: btrfs makes snapshots", btrfs),
+    ("drivers: erofs mounts archives", erofs),
     ("drivers: what cannot be is refused in words", refused),
     ("watermarks keep the disk from being full of what nobody named", watermarks),
     ("a full disk is told with its biggest consumers and leaves nothing", full),
@@ -90,6 +91,58 @@ fn btrfs(_: &World, client: &Client) {
     drop(daemon);
 }
 
+fn erofs(_: &World, client: &Client) {
+    if !havre_testkit::mounts_erofs() {
+        return;
+    }
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
+    let mut daemon = Private::start("{}", &["-H", "SOCKET", "-s", "erofs"]);
+    let root = daemon.path("data");
+    let status = held(&daemon, client, "erofs", &root);
+    assert!(status.contains("[Status experimental]"), "{status}");
+    let data = daemon.run(client, &["inspect", "-f", "{{.GraphDriver.Data.LowerDir}}", "kept"]).exits(0);
+    assert!(data.split(':').all(|layer| Path::new(layer).is_file()), "{data}");
+    // What is saved is what was loaded, to the byte, and with a user that only the layer knows.
+    let [one, two] = ["one.tar", "two.tar"].map(|name| daemon.path(name));
+    daemon.run(client, &["save", "-o", &one, "busybox"]).exits(0);
+    let id = daemon.run(client, &["images", "-q", "--no-trunc", "busybox"]).exits(0);
+    let named = ["run", "-d", "--name", "lives", "--network", "none", "busybox", "sleep", "600"];
+    daemon.run(client, &named).exits(0);
+    // Another runtime finds its root too, and what is written over a layer's file is another file.
+    if daemon.run(client, &["info", "-f", "{{json .Runtimes}}"]).exits(0).contains("\"runc\"") {
+        let script = ["sh", "-c", "echo more >> /etc/passwd && tail -n 1 /etc/passwd"];
+        let other = ["run", "--rm", "--network", "none", "--runtime", "runc", "busybox"];
+        assert_eq!(daemon.run(client, &[&other[..], &script].concat()).exits(0), "more");
+    }
+    // A daemon that is killed comes back to running containers, and starts others.
+    daemon.replace(&["-H", "SOCKET"]);
+    assert_eq!(daemon.run(client, &["info", "-f", "{{.Driver}}"]).exits(0), "erofs");
+    assert_eq!(daemon.run(client, &["exec", "lives", "echo", "still"]).exits(0), "still");
+    assert_eq!(daemon.run(client, &["start", "-a", "kept"]).exits(0), "kept");
+    assert_eq!(mounts(), before, "nothing is mounted where the host sees it");
+    daemon.run(client, &["rm", "-f", "lives", "kept"]).exits(0);
+    let reclaimed = daemon.run(client, &["image", "prune", "-af"]).exits(0);
+    assert!(reclaimed.contains("busybox") && !reclaimed.ends_with(" 0B"), "{reclaimed}");
+    let layers = std::fs::read_dir(Path::new(&root).join("snapshots/layers")).unwrap();
+    assert_eq!(layers.count(), 1, "the empty one");
+    daemon.run(client, &["load", "-q", "-i", &one]).exits(0);
+    assert_eq!(daemon.run(client, &["images", "-q", "--no-trunc", "busybox"]).exits(0), id);
+    daemon.run(client, &["save", "-o", &two, "busybox"]).exits(0);
+    assert!(std::fs::read(&one).unwrap() == std::fs::read(&two).unwrap());
+    // Damage is found, also outside of the archive.
+    let layer = daemon.run(client, &["image", "inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", "busybox"]);
+    let layer = layer.exits(0);
+    let file = std::fs::File::options().write(true).open(&layer).unwrap();
+    let end = file.metadata().unwrap().len();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", end - 10).unwrap();
+    let told = daemon.run(client, &["system", "fsck"]);
+    assert!(told.code == 1 && told.out.contains("make it again from the archive"), "{told:?}");
+    daemon.run(client, &["system", "fsck", "--repair"]).exits(0);
+    assert!(daemon.run(client, &["system", "fsck"]).exits(0).contains("Nothing is damaged."));
+    daemon.run(client, &["run", "--rm", "--network", "none", "busybox", "true"]).exits(0);
+}
+
 /// What every driver does; the result is what `info` says of it. A container `kept` stays.
 fn held(daemon: &Private, client: &Client, driver: &str, root: &str) -> String {
     daemon.load(client);
@@ -109,6 +162,10 @@ fn held(daemon: &Private, client: &Client, driver: &str, root: &str) -> String {
     let size = run(&["ps", "-as", "--filter", "name=one", "--format", "{{.Size}}"]).exits(0);
     let written: u32 = size.split('B').next().and_then(|number| number.parse().ok()).expect("bytes");
     assert!((14..200).contains(&written), "{size}");
+    // What is in the layers and what is new are on one file system.
+    let devices = "cp /bin/busybox /copy; stat -c %d / /bin/busybox /etc /etc/passwd /copy | sort -u | wc -l";
+    let one = run(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", devices]).exits(0);
+    assert_eq!(one, "1", "{driver}");
     // Another container of the image has none of it.
     run(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", "test ! -e /new && test ! -e /link"])
         .exits(0);
@@ -143,7 +200,8 @@ fn held(daemon: &Private, client: &Client, driver: &str, root: &str) -> String {
     assert_eq!(std::fs::read_dir(containers).unwrap().count(), 0, "{driver}");
     run(&["run", "--name", "kept", "--network", "none", "busybox", "echo", "kept"]).exits(0);
     let trees = std::fs::read_dir(Path::new(root).join("snapshots/trees")).unwrap().count();
-    assert_eq!(trees, usize::from(driver != "overlay2"), "the tree of busybox, and no other");
+    let mounts = matches!(driver, "overlay2" | "erofs");
+    assert_eq!(trees, usize::from(!mounts), "the tree of busybox, and no other");
     run(&["info", "-f", "{{.DriverStatus}}"]).exits(0)
 }
 
@@ -157,7 +215,7 @@ fn client_copy(daemon: &Private, client: &Client, from: &str) -> String {
 fn refused(_: &World, _: &Client) {
     for (name, words) in [
         ("aufs", "the storage driver \"aufs\" does not exist any more"),
-        ("devicemapper", "choose overlay2 (the default), vfs or btrfs"),
+        ("devicemapper", "choose overlay2 (the default), vfs, btrfs or erofs (experimental)"),
         ("zfs", "needs a kernel with ZFS"),
         ("windowsfilter", "needs Windows"),
     ] {
@@ -165,12 +223,24 @@ fn refused(_: &World, _: &Client) {
         fails(&format!(r#"{{"storage-driver":"{name}"}}"#), &["-H", "SOCKET"]).fails(1, words);
     }
     fails("{}", &["-H", "SOCKET", "-s", "btrfs"]).fails(1, "needs a data root on Btrfs");
+    // The kernel mounts nothing from a file in memory; what to do is said, and nothing is recorded.
+    let root = tempfile::tempdir_in("/dev/shm").unwrap();
+    let line = ["-H", "SOCKET", "-s", "erofs", "--data-root", root.path().to_str().unwrap()];
+    fails("{}", &line).fails(1, "choose overlay2");
+    assert!(!root.path().join("snapshots/driver").exists());
 }
 
 fn full(_: &World, client: &Client) {
+    filled(client, "overlay2");
+    if havre_testkit::mounts_erofs() {
+        filled(client, "erofs");
+    }
+}
+
+fn filled(client: &Client, driver: &str) {
     let Some(disk) = Disk::new("mkfs.ext4", 96) else { return };
     let root = disk.path().join("data").display().to_string();
-    let daemon = Private::start("{}", &["-H", "SOCKET", "--data-root", &root]);
+    let daemon = Private::start("{}", &["-H", "SOCKET", "--data-root", &root, "-s", driver]);
     daemon.load(client);
     let run = |args: &[&str]| daemon.run(client, args);
     let script = "head -c 9000000 /dev/urandom > /own; head -c 3000000 /dev/urandom | base64";

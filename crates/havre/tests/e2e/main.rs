@@ -4,7 +4,7 @@
 //! Not the standard harness, because every test runs once for each client and the daemon must be ended
 //! afterwards. Arguments are substrings of test names. What cannot run says `SKIP` and why.
 //! `HAVRE_E2E_HOST=unix:///...` takes a daemon that runs already, to compare expectations with another
-//! engine.
+//! engine; `HAVRE_E2E_DRIVER` chooses the storage driver of the one that is started.
 
 #![expect(
     clippy::unwrap_used,
@@ -31,11 +31,13 @@ mod hostile;
 mod images;
 mod limits;
 mod live;
+mod manifest;
 mod private;
 mod reach;
 mod registries;
 mod registry;
 mod registry_hostile;
+mod registry_keys;
 mod run;
 mod servers;
 mod silent;
@@ -68,6 +70,8 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(run::ALL)
         .chain(configured::ALL)
         .chain(registry::ALL)
+        .chain(registry_keys::ALL)
+        .chain(manifest::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
@@ -86,6 +90,8 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(teach::ALL)
         .chain(equal::ALL)
         .chain(registry::ALONE)
+        .chain(registry_keys::ALONE)
+        .chain(manifest::ALONE)
         .chain(registry_hostile::ALL)
         .chain(fsck::ALL)
         .chain(servers::ALL)

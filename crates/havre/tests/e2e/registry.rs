@@ -1,8 +1,6 @@
 //! Pulling from and pushing to registries, through every client.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use std::sync::Arc;
 
 use havre_oci::Platform;
 use havre_testkit::hostile::{RemoteImage, put_index, shell};
@@ -11,7 +9,7 @@ use havre_testkit::{ArchiveBuilder, Layer};
 
 use crate::Test;
 use crate::private::Private;
-use crate::registries::{DebianRegistry, PASSWORD, Tokens, USER};
+use crate::registries::DebianRegistry;
 use crate::world::{Client, Outcome, World, finish};
 
 /// Through every client.
@@ -22,9 +20,6 @@ pub(crate) const ALL: &[Test] = &[
     ("registry_images for other platforms", platforms),
     ("registry_run gets what is not here", run),
     ("registry_refusals are said in docker's words", refusals),
-    ("registry_passwords and certificates", passwords),
-    ("registry_credential helpers keep what login gets", helpers),
-    ("registry_a token server stands before it", tokens),
     ("registry_what happens is an event", events),
     ("registry_search asks the old index", search),
     ("registry_mirrors are asked first", mirrors),
@@ -38,7 +33,7 @@ pub(crate) const ALONE: &[Test] = &[
 ];
 
 /// Loads a shell with a file of its own, so that its layers are no other test's; its name.
-fn image(world: &World, client: &Client, name: &str) -> String {
+pub(crate) fn image(world: &World, client: &Client, name: &str) -> String {
     let reference = format!("{}:latest", client.unique(name));
     let own = Layer::new().file("own", 0o644, reference.as_bytes()).unwrap().finish().unwrap();
     let archive = ArchiveBuilder::new()
@@ -55,7 +50,7 @@ fn image(world: &World, client: &Client, name: &str) -> String {
 }
 
 /// `sha256:...` in what a push said.
-fn pushed_digest(out: &str) -> String {
+pub(crate) fn pushed_digest(out: &str) -> String {
     let line = out.lines().find(|line| line.contains(": digest: sha256:")).expect(out);
     line.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap().to_owned()
 }
@@ -179,7 +174,7 @@ fn all_tags(world: &World, client: &Client) {
     client.run(&["rmi", "-f", &ids[0], &ids[1]]).exits(0);
 }
 
-fn small(text: &str) -> RemoteImage {
+pub(crate) fn small(text: &str) -> RemoteImage {
     RemoteImage::new()
         .layer(&Layer::new().file("own", 0o644, text.as_bytes()).unwrap().finish().unwrap())
         .unwrap()
@@ -275,157 +270,6 @@ fn refusals(world: &World, client: &Client) {
     let login = client.command(&["login", "-u", "u", "-p", "p", &nobody]).output().unwrap();
     finish(login).fails(1, "connection refused");
     let id = client.run(&["inspect", "-f", "{{.Id}}", &local]).exits(0);
-    client.run(&["rmi", "-f", &id]).exits(0);
-}
-
-/// A client with a `config.json` of its own.
-struct Configured<'a> {
-    client: &'a Client,
-    folder: tempfile::TempDir,
-}
-
-impl<'a> Configured<'a> {
-    fn new(client: &'a Client, json: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("config.json"), json).unwrap();
-        Self { client, folder }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.client.command(args);
-        let path = std::env::var("PATH").unwrap_or_default();
-        command
-            .env("DOCKER_CONFIG", self.folder.path())
-            .env("PATH", format!("{}:{path}", self.folder.path().display()));
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Outcome {
-        finish(self.command(args).stdin(std::process::Stdio::null()).output().unwrap())
-    }
-
-    fn login(&self, host: &str, password: &str) -> Outcome {
-        let mut command = self.command(&["login", "-u", USER, "--password-stdin", host]);
-        let mut child = command
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), password.as_bytes()).ok();
-        finish(child.wait_with_output().unwrap())
-    }
-
-    fn kept(&self) -> serde_json::Value {
-        serde_json::from_slice(&std::fs::read(self.folder.path().join("config.json")).unwrap()).unwrap()
-    }
-}
-
-fn passwords(world: &World, client: &Client) {
-    let Some(mut registry) = DebianRegistry::locked() else { return };
-    let local = image(world, client, "locked");
-    let name = registry.name("locked/web:1");
-    client.run(&["tag", &local, &name]).exits(0);
-    let user = Configured::new(client, "{}");
-    // The certificate does not matter on this machine, who asks does.
-    for trusted in [false, true] {
-        if trusted {
-            registry.trust();
-        }
-        user.run(&["pull", &name]).fails(1, "no basic auth credentials");
-        user.run(&["push", &name]).fails(1, "no basic auth credentials");
-        let wrong = user.login(&registry.host, "wrong");
-        wrong.fails(1, "401 Unauthorized");
-        let done = user.login(&registry.host, PASSWORD);
-        assert!(done.exits(0).contains("Login Succeeded"));
-        assert!(user.kept()["auths"][&registry.host]["auth"].is_string(), "{}", user.kept());
-        assert!(user.run(&["login", &registry.host]).exits(0).contains("Login Succeeded"));
-        user.run(&["push", &name]).exits(0);
-        user.run(&["pull", &name]).exits(0);
-        let out = user.run(&["logout", &registry.host]).exits(0);
-        assert!(out.contains(&format!("Removing login credentials for {}", registry.host)), "{out}");
-        assert!(user.kept()["auths"].get(&registry.host).is_none(), "{}", user.kept());
-        user.run(&["pull", &name]).fails(1, "no basic auth credentials");
-    }
-    let id = client.run(&["inspect", "-f", "{{.Id}}", &local]).exits(0);
-    client.run(&["rmi", "-f", &id]).exits(0);
-}
-
-/// Keeps one secret in a file beside itself.
-const HELPER: &str = r#"#!/bin/sh
-kept=$(dirname "$0")/kept
-case $1 in
-get) server=$(cat); [ -s "$kept" ] && grep -q "$server" "$kept" && exec cat "$kept"
-     echo "credentials not found in native keychain"; exit 1;;
-store) cat >"$kept";;
-erase) cat >/dev/null; rm -f "$kept";;
-list) echo "{}";;
-esac
-"#;
-
-fn helpers(world: &World, client: &Client) {
-    let Some(registry) = DebianRegistry::locked() else { return };
-    let local = image(world, client, "helped");
-    let name = registry.name("helped/web:1");
-    client.run(&["tag", &local, &name]).exits(0);
-    for json in [
-        r#"{"credsStore":"test"}"#.to_owned(),
-        format!(r#"{{"credHelpers":{{"{}":"test"}}}}"#, registry.host),
-    ] {
-        let user = Configured::new(client, &json);
-        let helper = user.folder.path().join("docker-credential-test");
-        std::fs::write(&helper, HELPER).unwrap();
-        std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
-        user.run(&["push", &name]).fails(1, "no basic auth credentials");
-        user.login(&registry.host, PASSWORD).exits(0);
-        let kept = std::fs::read_to_string(user.folder.path().join("kept")).unwrap();
-        let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
-        assert_eq!(
-            kept,
-            serde_json::json!({ "ServerURL": registry.host, "Username": USER, "Secret": PASSWORD })
-        );
-        assert!(!user.kept().to_string().contains("auth\""), "{}", user.kept());
-        user.run(&["push", &name]).exits(0);
-        user.run(&["pull", &name]).exits(0);
-        user.run(&["logout", &registry.host]).exits(0);
-        user.run(&["pull", &name]).fails(1, "no basic auth credentials");
-    }
-    let id = client.run(&["inspect", "-f", "{{.Id}}", &local]).exits(0);
-    client.run(&["rmi", "-f", &id]).exits(0);
-}
-
-fn tokens(world: &World, client: &Client) {
-    let Some(tokens) = Tokens::new().map(Arc::new) else { return };
-    let server = Arc::clone(&tokens).serve();
-    let Some(registry) = DebianRegistry::behind(&server.host(), &tokens) else { return };
-    let local = image(world, client, "tokens");
-    let (open, closed, third) =
-        (registry.name("open/web:1"), registry.name("closed/web:1"), registry.name("third/web:1"));
-    for name in [&open, &closed, &third] {
-        client.run(&["tag", &local, name]).exits(0);
-    }
-    let user = Configured::new(client, "{}");
-    assert_ne!(user.run(&["push", &open]).code, 0);
-    user.login(&registry.host, "wrong").fails(1, "incorrect username or password");
-    user.login(&registry.host, PASSWORD).exits(0);
-    // The password is not kept, as the server gave something that stands for it.
-    let kept = user.kept()["auths"][&registry.host].clone();
-    assert_eq!(kept["identitytoken"], "stands-for-anna", "{kept}");
-    user.run(&["push", &open]).exits(0);
-    user.run(&["push", &closed]).exits(0);
-    // A mount asks for the right to read the other repository too.
-    let out = user.run(&["push", &third]).exits(0);
-    assert!(out.contains("Mounted from "), "{out}");
-    assert!(!server.asked().iter().any(|asked| asked.path.contains(PASSWORD)));
-    let id = client.run(&["inspect", "-f", "{{.Id}}", &local]).exits(0);
-    client.run(&["rmi", "-f", &id]).exits(0);
-    client.run(&["pull", "-q", &open]).exits(0);
-    let request = format!("/images/create?fromImage={}&tag=1", registry.name("closed/web"));
-    let (status, text) = world.api("POST", &request, "");
-    assert!(status == 401 && text.contains("unauthorized: authentication required"), "{status} {text}");
-    user.run(&["pull", "-q", &closed]).exits(0);
-    user.run(&["logout", &registry.host]).exits(0);
-    assert!(user.kept()["auths"].get(&registry.host).is_none(), "{}", user.kept());
     client.run(&["rmi", "-f", &id]).exits(0);
 }
 
@@ -570,7 +414,7 @@ fn insecure(_: &World, client: &Client) {
     assert_eq!(daemon.run(client, &["pull", &name]).code, 1);
 }
 
-fn tool(program: &str, args: &[&str]) -> String {
+pub(crate) fn tool(program: &str, args: &[&str]) -> String {
     let output = Command::new("timeout").args(["-k", "5", "60", program]).args(args).output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()

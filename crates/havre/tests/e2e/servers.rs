@@ -43,7 +43,7 @@ fn image(client: &Client, server: &Server) -> PathBuf {
     let unfinished = path.with_extension(container);
     client.run(&["save", "-o", &unfinished.to_string_lossy(), &tag]).exits(0);
     client.run(&["rmi", &tag]).exits(0);
-    std::fs::rename(&unfinished, &path).unwrap();
+    rustix::fs::rename(&unfinished, &path).unwrap();
     path
 }
 

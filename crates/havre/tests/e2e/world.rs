@@ -194,6 +194,7 @@ fn start_daemon(havre: &Path, folder: &Path) -> Result<(Child, String), String> 
         .arg("daemon")
         .arg("--add-runtime")
         .arg(format!("{OCI}={}", oci.display()))
+        .args(std::env::var("HAVRE_E2E_DRIVER").map(|driver| format!("--storage-driver={driver}")))
         .env("HAVRE_DATA_ROOT", folder.join("data"))
         .env("HAVRE_EXEC_ROOT", folder.join("exec"))
         .env("HAVRE_AUTOSTARTED", "1")

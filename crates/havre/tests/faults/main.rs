@@ -5,7 +5,8 @@
 //! killed with SIGKILL and started again, over and over. Each worker remembers what was acknowledged.
 //! At the end the engine's answers, processes, control groups and folders are compared with that.
 //!
-//! `HAVRE_FAULT_SEED` replays a sequence, `HAVRE_FAULT_OPERATIONS` changes its length.
+//! `HAVRE_FAULT_SEED` replays a sequence, `HAVRE_FAULT_OPERATIONS` changes its length, `HAVRE_FAULT_DRIVER` chooses the
+//! storage driver.
 
 #![expect(
     clippy::unwrap_used,

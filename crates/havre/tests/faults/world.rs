@@ -323,6 +323,9 @@ impl World {
             .env("HAVRE_AUTOSTARTED", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        if let Some(driver) = std::env::var_os("HAVRE_FAULT_DRIVER") {
+            command.arg("--storage-driver").arg(driver);
+        }
         command
     }
 

@@ -1,0 +1,21 @@
+//! Networks: what is asked of them, their addresses, and how containers are joined to them.
+//!
+//! Invariants: no address is given twice; no subnet overlaps another one or, where nobody chose it, a route of the host;
+//! what is asked and cannot be done is refused with the option's name.
+//! Not here: containers. A sandbox is a network namespace and an id.
+
+pub mod addresses;
+pub mod bridge;
+mod error;
+pub mod fabric;
+pub mod listeners;
+pub mod networks;
+pub mod options;
+pub mod pools;
+pub mod routes;
+pub mod sandbox;
+pub mod spec;
+
+pub use error::NetError;
+
+type Result<T> = std::result::Result<T, NetError>;

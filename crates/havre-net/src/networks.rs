@@ -1,0 +1,601 @@
+//! The networks of this machine and who is in them.
+//!
+//! Answers come from memory; the database is for the next start. Invariants: a network is durable before it is
+//! acknowledged; subnets do not overlap; an address belongs to one endpoint; a network with endpoints stays.
+//! Not here: interfaces and the firewall, which follow what is recorded here.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use havre_base::{Clock as _, ContainerId, EndpointId, NetworkId, SystemClock, Timestamp};
+use havre_store::{Batch, Db, Table};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::addresses::Block;
+use crate::options::{GatewayMode, Options};
+use crate::pools::{Pools, overlap};
+use crate::routes;
+use crate::spec::{BlockSpec, Driver, NetworkSpec};
+use crate::{NetError, Result};
+
+const NETWORKS: Table = Table("networks");
+const ENDPOINTS: Table = Table("endpoints");
+
+/// The device of the default network.
+pub const DEFAULT_BRIDGE: &str = "havre0";
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its id.
+    pub id: NetworkId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// What was asked.
+    pub spec: NetworkSpec,
+    /// Its subnets, each with a gateway where the network has one.
+    pub blocks: Vec<BlockSpec>,
+    /// The bridge's device; empty for drivers without one.
+    pub bridge: String,
+}
+
+impl Network {
+    /// Its options, which were checked when it was made.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options::parse(&self.spec.driver, &self.spec.options).map(|(options, _)| options).unwrap_or_default()
+    }
+
+    /// Whether it is one of those that are always there.
+    #[must_use]
+    pub fn is_predefined(&self) -> bool {
+        crate::spec::PREDEFINED.contains(&self.spec.name.as_str())
+    }
+}
+
+/// What is asked of a container's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    /// The network by name or id.
+    pub network: String,
+    /// The IPv4 address it wants.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address it wants.
+    pub ipv6: Option<Ipv6Addr>,
+    /// The hardware address it wants.
+    pub mac: Option<[u8; 6]>,
+    /// Further names in this network.
+    pub aliases: Vec<String>,
+    /// Other containers by names of its own: `container` or `container:alias`.
+    pub links: Vec<String>,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
+    /// Whose gateway is the default one: the highest.
+    pub priority: i64,
+}
+
+/// A container's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: EndpointId,
+    /// The network.
+    pub network: NetworkId,
+    /// The container.
+    pub container: ContainerId,
+    /// The container's name when it joined.
+    pub name: String,
+    /// Its addresses with the prefixes of their subnets.
+    pub addresses: Vec<IpNet>,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// What was asked.
+    pub spec: EndpointSpec,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    networks: BTreeMap<NetworkId, Network>,
+    endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Of each network, its subnets in the order of its record.
+    blocks: BTreeMap<NetworkId, Vec<Block>>,
+}
+
+/// The networks of this machine.
+#[derive(Debug)]
+pub struct Networks {
+    db: Arc<Db>,
+    pools: Pools,
+    /// Protects what is known; held around a commit, so that changes are durable in the order they are seen.
+    state: Mutex<State>,
+}
+
+impl Networks {
+    /// Opens them, making the ones that are always there.
+    pub fn open(db: Arc<Db>, pools: Pools, default: &NetworkSpec) -> Result<Self> {
+        let mut state = State::default();
+        for (_, network) in db.load::<Network>(NETWORKS)? {
+            state.insert(network);
+        }
+        let networks = Self { db, pools, state: Mutex::new(state) };
+        for (_, endpoint) in networks.db.load::<Endpoint>(ENDPOINTS)? {
+            networks.state().restore(endpoint);
+        }
+        for (name, driver) in [("bridge", Driver::Bridge), ("host", Driver::Host), ("none", Driver::Null)] {
+            let spec = NetworkSpec { name: name.into(), driver, ..default.clone() };
+            networks.ensure(spec)?;
+        }
+        Ok(networks)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ensure(&self, mut spec: NetworkSpec) -> Result<()> {
+        let mut state = self.state();
+        if state.networks.values().any(|network| network.spec.name == spec.name) {
+            return Ok(());
+        }
+        if spec.driver != Driver::Bridge {
+            (spec.blocks, spec.options, spec.ipv6) = (Vec::new(), BTreeMap::new(), false);
+        }
+        self.make(&mut state, spec).map(drop)
+    }
+
+    /// Makes a network. Also returns which of its options have no effect.
+    pub fn create(&self, spec: NetworkSpec) -> Result<(Network, Vec<String>)> {
+        let (options, warnings) = spec.check()?;
+        if options.mode4 == GatewayMode::Isolated && !spec.internal {
+            return Err(NetError::Invalid(
+                "gateway mode 'isolated' can only be used for an internal network".into(),
+            ));
+        }
+        let mut state = self.state();
+        if state.networks.values().any(|network| network.spec.name == spec.name) {
+            return Err(NetError::Exists(spec.name));
+        }
+        if let Some(other) = state.networks.values().find(|other| {
+            !options.bridge.is_empty() && (other.bridge == options.bridge || options.bridge == DEFAULT_BRIDGE)
+        }) {
+            let (bridge, name) = (options.bridge, &other.spec.name);
+            return Err(NetError::Predefined(format!(
+                "cannot create network {}: the bridge {bridge} is that of network {name}",
+                spec.name
+            )));
+        }
+        Ok((self.make(&mut state, spec)?, warnings))
+    }
+
+    fn make(&self, state: &mut State, spec: NetworkSpec) -> Result<Network> {
+        let (options, _) = Options::parse(&spec.driver, &spec.options)?;
+        let id = NetworkId::random();
+        let mut blocks = Vec::new();
+        if matches!(spec.driver, Driver::Bridge | Driver::Macvlan | Driver::Ipvlan) {
+            for asked in &spec.blocks {
+                if let Some(wanted) = asked.subnet {
+                    state.check_free(&wanted)?;
+                }
+                blocks.push(asked.clone());
+            }
+            for ipv6 in [false, true] {
+                let wanted = if ipv6 { spec.ipv6 } else { spec.ipv4 };
+                let of_family =
+                    |block: &&BlockSpec| block.subnet.is_some_and(|net| net.addr().is_ipv6() == ipv6);
+                if wanted && !blocks.iter().any(|block| of_family(&block)) {
+                    let subnet = self.pools.pick(ipv6, &state.taken(true))?;
+                    blocks.push(BlockSpec { subnet: Some(subnet), ..BlockSpec::default() });
+                }
+            }
+            let has_gateway = |v6: bool| {
+                let mode = if v6 { options.mode6 } else { options.mode4 };
+                mode != GatewayMode::Isolated
+            };
+            for block in &mut blocks {
+                let Some(subnet) = block.subnet else { continue };
+                if block.gateway.is_none() && has_gateway(subnet.addr().is_ipv6()) {
+                    let mut free = Block::new(subnet, None);
+                    block.auxiliary.values().try_for_each(|address| free.take(*address))?;
+                    block.gateway = free.lowest();
+                }
+            }
+        }
+        let bridge = match spec.driver {
+            Driver::Bridge if !options.bridge.is_empty() => options.bridge,
+            Driver::Bridge if spec.name == "bridge" => DEFAULT_BRIDGE.to_owned(),
+            Driver::Bridge => format!("br-{}", id.short()),
+            _ => String::new(),
+        };
+        let network = Network { id, created: SystemClock.now(), spec, blocks, bridge };
+        self.db.commit(Batch::new().put(NETWORKS, network.id.as_str(), &network))?;
+        state.insert(network.clone());
+        Ok(network)
+    }
+
+    /// All networks, in the order of their names.
+    #[must_use]
+    pub fn list(&self) -> Vec<Network> {
+        let mut all: Vec<Network> = self.state().networks.values().cloned().collect();
+        all.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        all
+    }
+
+    /// The network of this name, id, or beginning of an id.
+    pub fn find(&self, name: &str) -> Result<Network> {
+        let state = self.state();
+        state.find(name).cloned()
+    }
+
+    /// Who is in a network, in the order of their names.
+    #[must_use]
+    pub fn endpoints(&self, network: &NetworkId) -> Vec<Endpoint> {
+        let state = self.state();
+        let mut all: Vec<Endpoint> =
+            state.endpoints.values().filter(|endpoint| endpoint.network == *network).cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// In which networks a container is.
+    #[must_use]
+    pub fn of_container(&self, container: &ContainerId) -> Vec<Endpoint> {
+        let state = self.state();
+        state.endpoints.values().filter(|endpoint| endpoint.container == *container).cloned().collect()
+    }
+
+    /// Removes a network that nobody is in.
+    pub fn remove(&self, name: &str) -> Result<Network> {
+        let mut state = self.state();
+        let network = state.find(name)?.clone();
+        if network.is_predefined() {
+            let name = &network.spec.name;
+            return Err(NetError::Predefined(format!(
+                "{name} is a pre-defined network and cannot be removed"
+            )));
+        }
+        let inside: Vec<String> = state
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.network == network.id)
+            .map(|endpoint| format!("name:\"{}\" id:\"{}\"", endpoint.name, endpoint.id.short()))
+            .collect();
+        if !inside.is_empty() {
+            return Err(NetError::InUse { name: network.spec.name, endpoints: inside.join(", ") });
+        }
+        self.db.commit(Batch::new().delete(NETWORKS, network.id.as_str()))?;
+        state.networks.remove(&network.id);
+        state.blocks.remove(&network.id);
+        Ok(network)
+    }
+
+    /// Gives a container a place and addresses in a network.
+    pub fn join(
+        &self,
+        container: &ContainerId,
+        name: &str,
+        spec: EndpointSpec,
+    ) -> Result<(Network, Endpoint)> {
+        let mut state = self.state();
+        let network = state.find(&spec.network)?.clone();
+        let already =
+            |endpoint: &&Endpoint| endpoint.network == network.id && endpoint.container == *container;
+        if state.endpoints.values().any(|endpoint| already(&endpoint)) {
+            let network = network.spec.name;
+            return Err(NetError::Predefined(format!(
+                "endpoint with name {name} already exists in network {network}"
+            )));
+        }
+        let mut addresses: Vec<IpNet> = Vec::new();
+        let given = state.blocks.entry(network.id.clone()).or_default();
+        let taken = (|| {
+            for (ipv6, wanted) in [(false, spec.ipv4.map(IpAddr::V4)), (true, spec.ipv6.map(IpAddr::V6))] {
+                if let Some(net) = choose(&network, given, ipv6, wanted)? {
+                    addresses.push(net);
+                }
+            }
+            Ok(())
+        })();
+        if let Err(error) = taken {
+            for net in addresses {
+                given.iter_mut().for_each(|block| block.give_back(net.addr()));
+            }
+            return Err(error);
+        }
+        let mac = spec.mac.unwrap_or_else(|| mac_of(&addresses));
+        let endpoint = Endpoint {
+            id: EndpointId::random(),
+            network: network.id.clone(),
+            container: container.clone(),
+            name: name.to_owned(),
+            addresses,
+            mac,
+            spec,
+        };
+        self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), &endpoint));
+        state.endpoints.insert(endpoint.id.clone(), endpoint.clone());
+        Ok((network, endpoint))
+    }
+
+    /// Takes a place and its addresses back; absent counts as taken back.
+    pub fn leave(&self, endpoint: &EndpointId) -> Option<Endpoint> {
+        let mut state = self.state();
+        let endpoint = state.endpoints.remove(endpoint)?;
+        for block in state.blocks.get_mut(&endpoint.network).into_iter().flatten() {
+            endpoint.addresses.iter().for_each(|net| block.give_back(net.addr()));
+        }
+        self.db.enqueue(Batch::new().delete(ENDPOINTS, endpoint.id.as_str()));
+        Some(endpoint)
+    }
+
+    /// At start: takes back the places of containers that do not run.
+    pub fn sweep(&self, runs: &dyn Fn(&ContainerId) -> bool) {
+        let all: Vec<(EndpointId, ContainerId)> =
+            self.state().endpoints.values().map(|one| (one.id.clone(), one.container.clone())).collect();
+        for (endpoint, container) in all {
+            if !runs(&container) {
+                self.leave(&endpoint);
+            }
+        }
+    }
+}
+
+/// An address of a family, if the network has it.
+fn choose(
+    network: &Network,
+    given: &mut [Block],
+    ipv6: bool,
+    wanted: Option<IpAddr>,
+) -> Result<Option<IpNet>> {
+    let mut of_family: Vec<&mut Block> =
+        given.iter_mut().filter(|block| block.subnet().addr().is_ipv6() == ipv6).collect();
+    let with_prefix = |address: IpAddr, block: &Block| IpNet::new(address, block.subnet().prefix_len()).ok();
+    if let Some(wanted) = wanted {
+        let asked = |block: &&BlockSpec| block.subnet.is_some_and(|net| net.contains(&wanted));
+        if network.spec.name == "bridge" && network.is_predefined() {
+            return Err(NetError::Invalid(
+                "user specified IP address is supported on user defined networks only".into(),
+            ));
+        }
+        if !network.blocks.iter().any(|block| asked(&block)) {
+            return Err(NetError::AddressOutside(wanted));
+        }
+        if !network.spec.blocks.iter().any(|block| asked(&block)) {
+            return Err(NetError::Invalid(
+                "user specified IP address is supported only when connecting to networks with user configured subnets"
+                    .into(),
+            ));
+        }
+        for block in of_family {
+            if block.subnet().contains(&wanted) {
+                block.take(wanted)?;
+                return Ok(with_prefix(wanted, block));
+            }
+        }
+        return Err(NetError::AddressOutside(wanted));
+    }
+    let Some(pool) = of_family.first().map(|block| block.subnet()) else { return Ok(None) };
+    for block in &mut of_family {
+        if let Some(address) = block.lowest() {
+            return Ok(with_prefix(address, block));
+        }
+    }
+    let version = if ipv6 { 6 } else { 4 };
+    Err(NetError::NoAddress { version, name: network.spec.name.clone(), pool })
+}
+
+/// Locally administered, and the same for the same address, so that neighbours need not learn anew.
+fn mac_of(addresses: &[IpNet]) -> [u8; 6] {
+    match addresses.first().map(IpNet::addr) {
+        Some(IpAddr::V4(v4)) => {
+            let [a, b, c, d] = v4.octets();
+            [0x02, 0x42, a, b, c, d]
+        }
+        Some(IpAddr::V6(v6)) => {
+            let [.., a, b, c, d] = v6.octets();
+            [0x02, 0x43, a, b, c, d]
+        }
+        None => {
+            let random = EndpointId::random();
+            let byte = |at: usize| {
+                random.as_str().get(at..at + 2).and_then(|text| u8::from_str_radix(text, 16).ok())
+            };
+            let mut mac = [0x02, 0x44, 0, 0, 0, 0];
+            for (at, place) in mac.iter_mut().skip(2).enumerate() {
+                *place = byte(at * 2).unwrap_or(1);
+            }
+            mac
+        }
+    }
+}
+
+impl State {
+    fn insert(&mut self, network: Network) {
+        let mut blocks = Vec::new();
+        for spec in &network.blocks {
+            let Some(subnet) = spec.subnet else { continue };
+            let mut block = Block::new(subnet, spec.range);
+            for address in spec.gateway.iter().chain(spec.auxiliary.values()) {
+                // Checked when it was made; twice the same is one.
+                block.take(*address).unwrap_or(());
+            }
+            blocks.push(block);
+        }
+        self.blocks.insert(network.id.clone(), blocks);
+        self.networks.insert(network.id.clone(), network);
+    }
+
+    fn restore(&mut self, endpoint: Endpoint) {
+        for block in self.blocks.get_mut(&endpoint.network).into_iter().flatten() {
+            let subnet = block.subnet();
+            for net in endpoint.addresses.iter().filter(|net| subnet.contains(&net.addr())) {
+                block.take(net.addr()).unwrap_or_else(|error| {
+                    tracing::warn!(endpoint = %endpoint.id, %error, "an address is recorded twice");
+                });
+            }
+        }
+        self.endpoints.insert(endpoint.id.clone(), endpoint);
+    }
+
+    fn find(&self, name: &str) -> Result<&Network> {
+        // `default` is what a request calls the default network.
+        let name = if name == "default" { "bridge" } else { name };
+        if let Ok(id) = NetworkId::parse(name)
+            && let Some(network) = self.networks.get(&id)
+        {
+            return Ok(network);
+        }
+        if let Some(network) = self.networks.values().find(|network| network.spec.name == name) {
+            return Ok(network);
+        }
+        let mut found = self.networks.values().filter(|network| network.id.as_str().starts_with(name));
+        match (found.next(), found.count()) {
+            (Some(network), 0) if !name.is_empty() => Ok(network),
+            (Some(_), more) if !name.is_empty() => {
+                Err(NetError::Ambiguous { name: name.into(), count: more + 1, by: "ID prefix" })
+            }
+            _ => Err(NetError::NotFound(name.into())),
+        }
+    }
+
+    /// What no other network may overlap; with the host's routes where nobody chose.
+    fn taken(&self, routes: bool) -> Vec<IpNet> {
+        let subnets =
+            self.networks.values().flat_map(|network| &network.blocks).filter_map(|block| block.subnet);
+        let mut taken: Vec<IpNet> = subnets.collect();
+        if routes {
+            taken.extend(routes::of_host());
+        }
+        taken
+    }
+
+    fn check_free(&self, wanted: &IpNet) -> Result<()> {
+        for network in self.networks.values() {
+            let nets = network.blocks.iter().filter_map(|block| block.subnet);
+            if let Some(other) = nets.into_iter().find(|net| overlap(net, wanted)) {
+                let other = format!("{other} of network {}", network.spec.name);
+                return Err(NetError::Overlap { wanted: *wanted, other });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{BlockText, blocks};
+
+    fn spec(name: &str) -> NetworkSpec {
+        NetworkSpec {
+            name: name.into(),
+            driver: Driver::Bridge,
+            ipv4: true,
+            ipv6: false,
+            internal: false,
+            attachable: false,
+            blocks: Vec::new(),
+            options: BTreeMap::new(),
+            ipam_options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    fn with(name: &str, subnet: &str) -> NetworkSpec {
+        let text = BlockText { subnet: subnet.into(), ..BlockText::default() };
+        NetworkSpec { blocks: blocks(&[text]).unwrap(), ..spec(name) }
+    }
+
+    fn open(folder: &tempfile::TempDir) -> Networks {
+        let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
+        // Where no machine has routes.
+        let pool = crate::pools::Pool::new("198.18.0.0/15", 24).unwrap();
+        Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap()
+    }
+
+    fn asks(network: &str) -> EndpointSpec {
+        EndpointSpec { network: network.into(), ..EndpointSpec::default() }
+    }
+
+    #[test]
+    fn networks_are_made_found_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let networks = open(&folder);
+        let names: Vec<String> = networks.list().into_iter().map(|network| network.spec.name).collect();
+        assert_eq!(names, ["bridge", "host", "none"]);
+        let (front, _) = networks.create(spec("front")).unwrap();
+        assert_eq!(front.blocks[0].subnet.unwrap().to_string(), "198.18.1.0/24");
+        assert_eq!(front.blocks[0].gateway.unwrap().to_string(), "198.18.1.1");
+        assert_eq!(front.bridge, format!("br-{}", front.id.short()));
+        assert_eq!(networks.find("front").unwrap(), front);
+        assert_eq!(networks.find(front.id.short()).unwrap(), front);
+        assert_eq!(networks.find("default").unwrap().bridge, DEFAULT_BRIDGE);
+        assert!(matches!(networks.create(spec("front")), Err(NetError::Exists(_))));
+        let overlapping = networks.create(with("back", "198.18.0.0/16")).unwrap_err().to_string();
+        assert!(overlapping.contains("Pool overlaps with other one on this address space"), "{overlapping}");
+        assert!(networks.remove("bridge").unwrap_err().to_string().contains("pre-defined network"));
+        drop(networks);
+        let networks = open(&folder);
+        assert_eq!(networks.find("front").unwrap(), front);
+        networks.remove("front").unwrap();
+        assert!(matches!(networks.find("front"), Err(NetError::NotFound(_))));
+        assert!(matches!(networks.find(""), Err(NetError::NotFound(_))));
+    }
+
+    #[test]
+    fn endpoints_have_addresses_of_their_own_and_give_them_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let networks = open(&folder);
+        networks.create(NetworkSpec { ipv6: true, ..with("front", "198.19.0.0/29") }).unwrap();
+        let (one, two) = (ContainerId::random(), ContainerId::random());
+        let (_, first) = networks.join(&one, "one", asks("front")).unwrap();
+        let shown: Vec<String> = first.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["198.19.0.2/29", "fd01:101:101::2/64"]);
+        assert_eq!(first.mac, [0x02, 0x42, 198, 19, 0, 2]);
+        assert!(
+            networks.join(&one, "one", asks("front")).unwrap_err().to_string().contains("already exists")
+        );
+        let wants = |text: &str| EndpointSpec { ipv4: Some(text.parse().unwrap()), ..asks("front") };
+        let taken = networks.join(&two, "two", wants("198.19.0.2")).unwrap_err();
+        assert!(matches!(taken, NetError::AddressTaken(_)), "{taken}");
+        assert!(
+            networks
+                .join(&two, "two", wants("10.0.0.1"))
+                .unwrap_err()
+                .to_string()
+                .contains("does not belong")
+        );
+        let (_, second) = networks.join(&two, "two", wants("198.19.0.6")).unwrap();
+        // What a refused request had taken was given back.
+        assert_eq!(second.addresses[1].to_string(), "fd01:101:101::3/64");
+        let default = EndpointSpec { ipv4: Some("198.18.0.9".parse().unwrap()), ..asks("bridge") };
+        assert!(
+            networks
+                .join(&two, "two", default)
+                .unwrap_err()
+                .to_string()
+                .contains("user defined networks only")
+        );
+        let inside = networks.remove("front").unwrap_err().to_string();
+        assert!(inside.contains("has active endpoints") && inside.contains("name:\"two\""), "{inside}");
+        drop(networks);
+        let networks = open(&folder);
+        assert_eq!(networks.of_container(&one), std::slice::from_ref(&first));
+        networks.sweep(&|container| *container == two);
+        assert!(networks.of_container(&one).is_empty());
+        let names: Vec<String> =
+            networks.endpoints(&second.network).into_iter().map(|endpoint| endpoint.name).collect();
+        assert_eq!(names, ["two"]);
+        let (_, again) = networks.join(&one, "one", asks("front")).unwrap();
+        assert_eq!(again.addresses, first.addresses);
+        // Full: 2 to 6 are five addresses, of which one is taken by name.
+        let more = (0..3).map(|_| networks.join(&ContainerId::random(), "x", asks("front")));
+        assert!(more.into_iter().all(|joined| joined.is_ok()));
+        let full = networks.join(&ContainerId::random(), "x", asks("front")).unwrap_err().to_string();
+        assert!(full.contains("no available IPv4 addresses") && full.contains("198.19.0.0/29"), "{full}");
+        networks.leave(&again.id).unwrap();
+        assert!(networks.leave(&again.id).is_none());
+        assert!(networks.join(&ContainerId::random(), "x", asks("front")).is_ok());
+    }
+}
