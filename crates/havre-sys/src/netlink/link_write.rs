@@ -85,6 +85,23 @@ impl Changes {
         self.about_link(libc::RTM_DELLINK, link, format!("delete {link}"), (0, 0), |_| {})
     }
 
+    /// Puts a link into a group, by which links can be removed together. Zero is where all begin.
+    pub fn set_group<'a>(&mut self, link: impl Into<LinkRef<'a>>, group: u32) -> &mut Self {
+        self.set_link(link.into(), &format!("put into group {group}"), |writer| {
+            writer.u32(libc::IFLA_GROUP, group);
+        })
+    }
+
+    /// Removes all links of a group, and the other ends of pairs. Each removal waits for all processors; those of a
+    /// group wait once for all. The kernel refuses this for group zero.
+    pub fn delete_group(&mut self, group: u32) -> &mut Self {
+        let what = format!("delete the links of group {group}");
+        self.messages.push(libc::RTM_DELLINK, 0, what, &header(0, 0, 0), |writer| {
+            writer.u32(libc::IFLA_GROUP, group);
+        });
+        self
+    }
+
     /// Brings a link up or down.
     pub fn set_up<'a>(&mut self, link: impl Into<LinkRef<'a>>, up: bool) -> &mut Self {
         let (link, word) = (link.into(), if up { "up" } else { "down" });

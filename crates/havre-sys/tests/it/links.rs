@@ -442,3 +442,32 @@ fn a_bridge_has_the_settings_that_were_asked_for() {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
 }
+
+#[test]
+fn a_group_is_removed_and_nothing_else() {
+    let (Some(router), Some(place)) = (Place::new(), Place::new()) else { return };
+    let br = bridge(&router, "br", &[]);
+    let mut route = router.route();
+    let mut changes = Changes::new();
+    for number in 0..20 {
+        let (name, peer) = (format!("v{number}"), format!("p{number}"));
+        let end = End { name: &name, master: Some(br), ..End::default() };
+        let peer = Peer { name: &peer, netns: Some(place.fd()), ..Peer::default() };
+        changes.create_link(&end, &Kind::Veth(peer));
+        if number < 19 {
+            changes.set_group(name.as_str(), 77);
+        }
+    }
+    route.apply(&mut changes).unwrap();
+    assert_eq!(place.route().links().unwrap().iter().filter(|link| link.peer.is_some()).count(), 20);
+    route.change(|changes| changes.delete_group(77)).unwrap();
+    let left = |route: &mut Route| {
+        let links = route.links().unwrap().into_iter();
+        links.filter(|link| link.kind.as_deref() == Some("veth")).map(|link| link.name).collect::<Vec<_>>()
+    };
+    assert_eq!(left(&mut route), ["v19"]);
+    assert_eq!(left(&mut place.route()), ["p19"]);
+    assert!(route.change(|changes| changes.delete_group(77)).unwrap_err().is_absent());
+    assert!(route.change(|changes| changes.delete_group(0)).is_err());
+    assert_eq!(left(&mut route), ["v19"]);
+}
