@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use havre_sys::conntrack::Connections;
 use havre_sys::netlink::table::RouteEntry;
-use havre_sys::nft::{Batch, Chain, Element, Family, Field, Hook, Nft, Rule, Value};
+use havre_sys::nft::{Batch, Chain, Element, Family, Field, Hook, Nft, Rule, Table, Value};
 
 use crate::filter::{PORTS4, PORTS6, TABLE, UDP, published};
 use crate::world::{Place, bridge, exchange, plug};
@@ -167,4 +167,32 @@ fn a_port_taken_away_no_longer_leads_inside_once_its_connections_are_forgotten()
     assert_eq!(connections.list(is_ours).unwrap(), []);
     exchange(&client, &second, "192.0.2.1:8080");
     assert_eq!(connections.forget(|connection| connection.original.destination_port == Some(1)).unwrap(), 0);
+}
+
+#[test]
+fn what_comes_too_fast_is_dropped_where_the_sender_cannot_change_it() {
+    let Some(mut world) = world() else { return };
+    let links = Table { family: Family::Netdev, name: "speeds" };
+    let mut batch = Batch::new();
+    batch.create_table(links, None).create_chain(links, &Chain::filter("v1", Hook::Ingress("v1"), 0));
+    let slow = Rule::new().faster_than(1_000, 10_000).counter().comment("slow").drop();
+    batch.add_rule(links, "v1", &slow);
+    world.nft.apply(batch).unwrap();
+    let (sender, receiver) = (world.server.udp("0.0.0.0:0"), world.router.udp("10.9.0.1:99"));
+    for _ in 0..100 {
+        sender.send_to(&[0; 1000], "10.9.0.1:99").unwrap();
+    }
+    let rules = world.nft.rules(links).unwrap();
+    let (dropped, _) = rules[0].counter.unwrap();
+    assert!(dropped > 50, "{dropped}");
+    let mut batch = Batch::new();
+    batch.delete_table(links);
+    world.nft.apply(batch).unwrap();
+    sender.send_to(b"end", "10.9.0.1:99").unwrap();
+    let mut buffer = [0; 2000];
+    let mut arrived = 0;
+    while receiver.recv(&mut buffer).unwrap() != 3 {
+        arrived += 1;
+    }
+    assert!(arrived < 50, "{arrived}");
 }
