@@ -22,7 +22,7 @@ const RECEIVE: usize = 64 * 1024;
 /// How many bytes of answers and events may wait to be read.
 const BACKLOG: i32 = 4 << 20;
 /// How often a listing is begun anew because something changed.
-const ATTEMPTS: usize = 16;
+const ATTEMPTS: usize = 64;
 /// What the kernel lets wait for sending unless told otherwise is at least this.
 const DEFAULT_SEND: usize = 64 * 1024;
 
