@@ -71,6 +71,25 @@ pub enum NetError {
     /// The address asked for is outside the network's subnets.
     #[error("invalid address {0}: It does not belong to any of this network's subnets")]
     AddressOutside(IpAddr),
+    /// Another container has the port.
+    #[error("Bind for {0} failed: port is already allocated")]
+    PortAllocated(std::net::SocketAddr),
+    /// A program of the host has the port.
+    #[error("failed to bind host port for {wanted}: address already in use{by}")]
+    PortInUse {
+        /// Where it was to be.
+        wanted: std::net::SocketAddr,
+        /// Who has it, if that could be found out.
+        by: String,
+    },
+    /// All ports of a range are taken.
+    #[error("all ports are allocated: none of {first} to {last} is free")]
+    NoPort {
+        /// The first of the range.
+        first: u16,
+        /// The last.
+        last: u16,
+    },
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] havre_sys::netlink::NetlinkError),
@@ -97,7 +116,11 @@ impl Classify for NetError {
             Self::Ambiguous { .. } => ErrorKind::InvalidParameter,
             Self::NoSubnet | Self::NoAddress { .. } => ErrorKind::Unavailable,
             Self::Store(error) => error.kind(),
-            Self::Kernel(_) | Self::Namespace(_) => ErrorKind::Internal,
+            Self::PortAllocated(_)
+            | Self::PortInUse { .. }
+            | Self::NoPort { .. }
+            | Self::Kernel(_)
+            | Self::Namespace(_) => ErrorKind::Internal,
             Self::Unsupported(_) => ErrorKind::NotImplemented,
         }
     }

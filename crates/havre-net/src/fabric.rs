@@ -5,14 +5,20 @@
 //! the container has ended. What a crash leaves apart, `restore` puts together at the next start.
 //! All of it works in the namespace in which `open` was called. Everything here blocks, for a millisecond or two.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use havre_base::ContainerId;
+use havre_base::{ContainerId, NetworkId};
 use havre_sys::netlink::Route;
+use ipnet::IpNet;
 
+use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
-use crate::sandbox::Sandbox;
+use crate::ports::PublishedPort;
+use crate::publish::Taken;
+use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
 use crate::{NetError, Result, bridge};
 
@@ -22,6 +28,20 @@ pub struct Fabric {
     networks: Arc<Networks>,
     /// Held for one change at a time.
     host: Mutex<Route>,
+    /// None where the administrator does it.
+    firewall: Option<Firewall>,
+    mark: PathBuf,
+    /// Held while ports are chosen, so that nobody else chooses the same.
+    choosing: Mutex<()>,
+}
+
+/// What the administrator decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FabricSpec {
+    /// The name of the packet filter's table; without one nothing is filtered, translated or published.
+    pub table: Option<String>,
+    /// Beside this file, with the family's number behind its name, is one while forwarding is on because of us.
+    pub mark: PathBuf,
 }
 
 /// A container's namespace, ready to be joined, and its places.
@@ -31,6 +51,39 @@ pub struct Connected {
     pub namespace: OwnedFd,
     /// The places in the order in which they were joined.
     pub endpoints: Vec<Endpoint>,
+}
+
+/// Turns forwarding on, without which no container reaches anybody else. Whether it is on because of us: then the host
+/// must not forward for others too.
+fn forward(mark: &Path, ipv6: bool) -> Result<bool> {
+    let name = if ipv6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
+    let mark = mark.with_extension(if ipv6 { "6" } else { "4" });
+    let path = format!("/proc/sys/net/{name}");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim() == "0" => {
+            if ipv6 {
+                keep_learning()?;
+            }
+            // The mark first: a crash in between must not open the host.
+            std::fs::write(&mark, "")?;
+            std::fs::write(&path, "1")?;
+            Ok(true)
+        }
+        // A kernel without that family.
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(mark.exists()),
+    }
+}
+
+/// A host that forwards ignores advertisements of routers, and would lose its way out, unless it is told not to.
+fn keep_learning() -> Result<()> {
+    for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf")?.flatten() {
+        let path = entry.path().join("accept_ra");
+        if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1") {
+            std::fs::write(&path, "2")?;
+        }
+    }
+    Ok(())
 }
 
 /// Places that are given back unless everything went well.
@@ -52,8 +105,13 @@ impl Drop for Places<'_> {
 
 impl Fabric {
     /// Works on the namespace of the calling thread.
-    pub fn open(networks: Arc<Networks>) -> Result<Self> {
-        Ok(Self { networks, host: Mutex::new(Route::open()?) })
+    pub fn open(networks: Arc<Networks>, spec: &FabricSpec) -> Result<Self> {
+        let host = Mutex::new(Route::open()?);
+        let firewall = match &spec.table {
+            None => None,
+            Some(name) => Some(Firewall::open(name)?),
+        };
+        Ok(Self { networks, host, firewall, mark: spec.mark.clone(), choosing: Mutex::new(()) })
     }
 
     /// What is recorded.
@@ -80,7 +138,8 @@ impl Fabric {
             );
         }
         for network in all.iter().filter(|network| network.spec.driver == Driver::Bridge) {
-            if let Err(error) = bridge::ensure(&mut host, network) {
+            let made = self.forward_for(network).and_then(|()| bridge::ensure(&mut host, network));
+            if let Err(error) = made {
                 let name = &network.spec.name;
                 tracing::warn!(
                     network = name,
@@ -89,6 +148,27 @@ impl Fabric {
                 );
             }
         }
+        drop(host);
+        if let Err(error) = self.restore_firewall(&all) {
+            tracing::error!(error = havre_base::chain(&error), "cannot write the firewall's table");
+        }
+    }
+
+    /// All at once, so that running containers lose nothing.
+    fn restore_firewall(&self, all: &[Network]) -> Result<()> {
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        let bridges = all.iter().filter(|network| network.spec.driver == Driver::Bridge);
+        let by_id: BTreeMap<&NetworkId, &Network> = bridges.map(|network| (&network.id, network)).collect();
+        let places = self.networks.all_endpoints();
+        let ports = places
+            .iter()
+            .filter_map(|place| Some((&place.id, *by_id.get(&place.network)?, place.published.as_slice())));
+        firewall.replace(by_id.values().copied(), ports)
+    }
+
+    /// Writes the firewall's table anew, for when somebody else has changed it.
+    pub fn assert_firewall(&self) -> Result<()> {
+        self.firewall.as_ref().map_or(Ok(()), Firewall::assert)
     }
 
     /// Makes a network. Also returns which of its options have no effect.
@@ -99,23 +179,50 @@ impl Fabric {
         }
         let (network, warnings) = self.networks.create(spec)?;
         if network.spec.driver == Driver::Bridge
-            && let Err(error) = bridge::ensure(&mut self.host(), &network)
+            && let Err(error) = self.lay(&network)
         {
             self.networks.remove(network.id.as_str())?;
+            bridge::remove(&mut self.host(), &network)?;
             return Err(error);
         }
         Ok((network, warnings))
     }
 
+    fn lay(&self, network: &Network) -> Result<()> {
+        self.forward_for(network)?;
+        bridge::ensure(&mut self.host(), network)?;
+        self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.add_network(network))
+    }
+
+    /// Before the first bridge of a family.
+    fn forward_for(&self, network: &Network) -> Result<()> {
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        for (wanted, ipv6) in [(network.spec.ipv4, false), (network.spec.ipv6, true)] {
+            if wanted && forward(&self.mark, ipv6)? {
+                firewall.close_to_others(ipv6);
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a network that nobody is in, and its bridge.
     pub fn remove(&self, name: &str) -> Result<Network> {
         let network = self.networks.remove(name)?;
+        if let Some(firewall) = &self.firewall {
+            firewall.remove_network(&network.id)?;
+        }
         bridge::remove(&mut self.host(), &network)?;
         Ok(network)
     }
 
-    /// Gives a container that is about to start a namespace with a link for each place it asks for.
-    pub fn connect(&self, container: &ContainerId, name: &str, asked: &[EndpointSpec]) -> Result<Connected> {
+    /// Gives a container that is about to start a namespace with a link for each place it asks for, and ports of the host.
+    pub fn connect(
+        &self,
+        container: &ContainerId,
+        name: &str,
+        asked: &[EndpointSpec],
+        ports: &[PublishedPort],
+    ) -> Result<Connected> {
         // Left over from a run that nobody saw end.
         self.disconnect(container);
         let mut places = Places { networks: &self.networks, joined: Vec::new(), keep: false };
@@ -130,8 +237,14 @@ impl Fabric {
         let joined: Vec<(&Network, &Endpoint)> =
             places.joined.iter().map(|(network, place)| (network, place)).collect();
         sandbox.lead_out(&joined)?;
+        self.publish(&joined, ports)?;
         places.keep = true;
-        let endpoints = places.joined.iter().map(|(_, endpoint)| endpoint.clone()).collect();
+        let now = self.networks.of_container(container);
+        let endpoints = places
+            .joined
+            .iter()
+            .filter_map(|(_, old)| now.iter().find(|one| one.id == old.id).cloned())
+            .collect();
         Ok(Connected { namespace: sandbox.into_fd(), endpoints })
     }
 
@@ -154,9 +267,29 @@ impl Fabric {
         }
     }
 
+    /// Ports lead to the place by which the container reaches the world.
+    fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
+        let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
+        let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
+        let _one = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
+        let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
+        let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
+        firewall.publish(&endpoint.id, network, &chosen)?;
+        self.networks.set_published(&endpoint.id, chosen);
+        Ok(())
+    }
+
     /// Gives back all places of a container that has ended: its links went with its namespace.
     pub fn disconnect(&self, container: &ContainerId) {
         for endpoint in self.networks.of_container(container) {
+            if let (Some(firewall), Ok(network)) =
+                (&self.firewall, self.networks.find(endpoint.network.as_str()))
+                && let Err(error) = firewall.publish(&endpoint.id, &network, &[])
+            {
+                // The port leads nowhere, and the next change of the table makes it good.
+                tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
+            }
             self.networks.leave(&endpoint.id);
         }
     }
@@ -176,6 +309,13 @@ impl Fabric {
                     "cannot remove the bridge of a network"
                 );
             }
+        }
+        drop(host);
+        if self.networks.all_endpoints().is_empty()
+            && let Some(firewall) = &self.firewall
+            && let Err(error) = firewall.empty()
+        {
+            tracing::warn!(error = havre_base::chain(&error), "cannot empty the firewall's table");
         }
     }
 }

@@ -8,39 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-/// Protocols that have ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// Transmission control.
-    Tcp,
-    /// Datagrams.
-    Udp,
-    /// Stream control transmission.
-    Sctp,
-}
-
-impl Protocol {
-    /// Its name, as `docker port` shows it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
-
-    /// Its number in IP packets.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-}
+use crate::ports::Protocol;
 
 /// A socket of the host that waits for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

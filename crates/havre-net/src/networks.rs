@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::addresses::Block;
 use crate::options::{GatewayMode, Options};
 use crate::pools::{Pools, overlap};
+use crate::ports::Publication;
 use crate::routes;
 use crate::spec::{BlockSpec, Driver, NetworkSpec};
 use crate::{NetError, Result};
@@ -93,6 +94,9 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// What was asked.
     pub spec: EndpointSpec,
+    /// Which ports of the host lead to it.
+    #[serde(default)]
+    pub published: Vec<Publication>,
 }
 
 #[derive(Debug, Default)]
@@ -312,6 +316,7 @@ impl Networks {
             addresses,
             mac,
             spec,
+            published: Vec::new(),
         };
         self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), &endpoint));
         state.endpoints.insert(endpoint.id.clone(), endpoint.clone());
@@ -327,6 +332,21 @@ impl Networks {
         }
         self.db.enqueue(Batch::new().delete(ENDPOINTS, endpoint.id.as_str()));
         Some(endpoint)
+    }
+
+    /// Records which ports of the host lead to a place.
+    pub fn set_published(&self, endpoint: &EndpointId, published: Vec<Publication>) {
+        let mut state = self.state();
+        if let Some(endpoint) = state.endpoints.get_mut(endpoint) {
+            endpoint.published = published;
+            self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), endpoint));
+        }
+    }
+
+    /// Everybody who is in a network.
+    #[must_use]
+    pub fn all_endpoints(&self) -> Vec<Endpoint> {
+        self.state().endpoints.values().cloned().collect()
     }
 
     /// At start: takes back the places of containers that do not run.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use havre_sys::netlink::Route;
 use havre_sys::netlink::address::{Address, NO_DAD};
 use havre_sys::netlink::link::{End, Kind, Peer};
+use havre_sys::netlink::port::Port;
 use havre_sys::netlink::table::RouteEntry;
 use havre_sys::netns;
 
@@ -71,7 +72,12 @@ impl Sandbox {
         };
         let alias = format!("havre endpoint {}", endpoint.id);
         host.change(|changes| {
-            changes.create_link(&end, &Kind::Veth(peer)).set_alias(outside.as_str(), &alias)
+            // Where bridged packets pass the filter, one to the container's own published port goes back by its own port.
+            let port = Port { hairpin: Some(true), isolated: Some(!options.icc), ..Port::default() };
+            changes
+                .create_link(&end, &Kind::Veth(peer))
+                .set_alias(outside.as_str(), &alias)
+                .set_port(outside.as_str(), port)
         })?;
         self.settle(&name, network.spec.ipv6)?;
         let index = self.route.link(name.as_str())?.index;
@@ -155,8 +161,24 @@ impl Sandbox {
     }
 }
 
+/// The place by which the world is reached, and ports of the host lead in.
+#[must_use]
+pub fn way_out<'a>(joined: &[(&'a Network, &'a Endpoint)]) -> Option<(&'a Network, &'a Endpoint)> {
+    [false, true]
+        .into_iter()
+        .find_map(|ipv6| leading_out(joined, ipv6).first().map(|(network, place, _)| (*network, *place)))
+}
+
 /// Which gateway is the default one.
 fn gateway(joined: &[(&Network, &Endpoint)], ipv6: bool) -> Option<IpAddr> {
+    leading_out(joined, ipv6).first().map(|(_, _, gateway)| *gateway)
+}
+
+/// The places that lead out, the preferred one first.
+fn leading_out<'a>(
+    joined: &[(&'a Network, &'a Endpoint)],
+    ipv6: bool,
+) -> Vec<(&'a Network, &'a Endpoint, IpAddr)> {
     let mut out: Vec<(&Network, &Endpoint, IpAddr)> = Vec::new();
     for (network, endpoint) in joined.iter().filter(|(network, _)| !network.spec.internal) {
         let of_family =
@@ -171,7 +193,7 @@ fn gateway(joined: &[(&Network, &Endpoint)], ipv6: bool) -> Option<IpAddr> {
         let (first, second) = (a.1.spec.priority, b.1.spec.priority);
         second.cmp(&first).then_with(|| a.0.spec.name.cmp(&b.0.spec.name))
     });
-    out.first().map(|(_, _, gateway)| *gateway)
+    out
 }
 
 /// The name of the host's end, which tells whose it is.

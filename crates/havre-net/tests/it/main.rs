@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
+mod firewall;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd as _;
@@ -36,7 +38,9 @@ fn on_a_host(test: impl FnOnce(&mut Host) + Send) {
         let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
         let pool = Pool::new("198.18.0.0/15", 24).unwrap();
         let networks = Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap();
-        test(&mut Host { networks, route: Route::open().unwrap(), _folder: folder });
+        let mut route = Route::open().unwrap();
+        route.change(|changes| changes.set_up("lo", true)).unwrap();
+        test(&mut Host { networks, route, _folder: folder });
         Ok(())
     };
     netns::enter_with(namespace.as_fd(), run).unwrap();
@@ -238,13 +242,14 @@ fn the_way_out_is_that_of_the_first_network_unless_priorities_say_otherwise() {
 
 #[test]
 fn what_could_not_be_joined_leaves_no_place() {
-    use havre_net::fabric::Fabric;
+    use havre_net::fabric::{Fabric, FabricSpec};
     on_a_host(|host| {
         let folder = tempfile::tempdir().unwrap();
         let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
         let pool = Pool::new("198.18.0.0/15", 24).unwrap();
         let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
-        let fabric = Fabric::open(Arc::clone(&networks)).unwrap();
+        let spec_of = FabricSpec { table: Some("havre-test".into()), mark: folder.path().join("forwarding") };
+        let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
         fabric.restore(&|_| false);
         let devices = |host: &mut Host| host.route.links().unwrap().len();
         // The loopback and the default bridge.
@@ -252,16 +257,16 @@ fn what_could_not_be_joined_leaves_no_place() {
         let (front, _) = fabric.create(spec("front")).unwrap();
         assert_eq!(devices(host), 3);
         let container = ContainerId::random();
-        let error = fabric.connect(&container, "c", &[asks("front"), asks("none-such")]).unwrap_err();
+        let error = fabric.connect(&container, "c", &[asks("front"), asks("none-such")], &[]).unwrap_err();
         assert!(error.to_string().contains("network none-such not found"), "{error}");
         assert!(networks.of_container(&container).is_empty());
-        let connected = fabric.connect(&container, "c", &[asks("front"), asks("bridge")]).unwrap();
+        let connected = fabric.connect(&container, "c", &[asks("front"), asks("bridge")], &[]).unwrap();
         let addresses: Vec<String> =
             connected.endpoints.iter().map(|endpoint| endpoint.addresses[0].to_string()).collect();
         assert_eq!(addresses, ["198.18.1.2/24", "198.18.0.2/24"]);
         assert!(fabric.remove("front").is_err());
         // A second start of the same container finds the first one's places given back.
-        let again = fabric.connect(&container, "c", &[asks("front")]).unwrap();
+        let again = fabric.connect(&container, "c", &[asks("front")], &[]).unwrap();
         assert_eq!(again.endpoints[0].addresses[0].to_string(), "198.18.1.2/24");
         fabric.close();
         assert!(host.route.link(front.bridge.as_str()).is_ok(), "somebody is at it");
@@ -274,5 +279,32 @@ fn what_could_not_be_joined_leaves_no_place() {
             assert!(std::time::Instant::now() < end, "{:?}", host.route.links());
             std::thread::yield_now();
         }
+    });
+}
+
+#[test]
+fn n14_forwarding_leaves_the_hosts_way_out() {
+    use havre_net::fabric::{Fabric, FabricSpec};
+    use havre_sys::netlink::link::{End, Kind, Peer};
+    on_a_host(|host| {
+        let end = End { name: "up0", up: true, ..End::default() };
+        host.route
+            .change(|changes| changes.create_link(&end, &Kind::Veth(Peer { name: "up1", ..Peer::default() })))
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
+        let pool = Pool::new("198.18.0.0/15", 24).unwrap();
+        let only4 = NetworkSpec { ipv6: false, ..spec("bridge") };
+        let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &only4).unwrap());
+        let spec_of = FabricSpec { table: Some("havre-test".into()), mark: folder.path().join("forwarding") };
+        let fabric = Fabric::open(networks, &spec_of).unwrap();
+        let read =
+            |name: &str| std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap().trim().to_owned();
+        assert_eq!(read("ipv6/conf/up0/accept_ra"), "1");
+        fabric.restore(&|_| false);
+        assert_eq!((read("ipv4/ip_forward"), read("ipv6/conf/all/forwarding")), ("1".into(), "0".into()));
+        fabric.create(spec("six")).unwrap();
+        assert_eq!(read("ipv6/conf/all/forwarding"), "1");
+        assert_eq!(read("ipv6/conf/up0/accept_ra"), "2", "the host goes on listening to its routers");
     });
 }
