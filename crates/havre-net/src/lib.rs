@@ -9,6 +9,7 @@ mod error;
 pub mod networks;
 pub mod options;
 pub mod pools;
+pub mod ports;
 pub mod routes;
 pub mod spec;
 
