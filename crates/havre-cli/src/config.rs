@@ -32,6 +32,7 @@ pub(crate) struct ConfigFile {
     pub(crate) ps_format: String,
     pub(crate) images_format: String,
     pub(crate) stats_format: String,
+    pub(crate) networks_format: String,
     /// Sent with every request.
     #[serde(rename = "HttpHeaders")]
     pub(crate) http_headers: BTreeMap<String, String>,

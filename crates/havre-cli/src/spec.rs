@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Filter,
     /// `name=value,name=value`, perhaps several times.
     Pairs,
+    /// `one,two`, perhaps several times.
+    Strings,
 }
 
 /// One flag.
@@ -79,6 +81,9 @@ pub(crate) const fn list(long: &'static str, help: &'static str) -> Flag {
 }
 pub(crate) const fn words(long: &'static str, word: &'static str, help: &'static str) -> Flag {
     Flag::new(long, Kind::List, word, help)
+}
+pub(crate) const fn strings(long: &'static str, help: &'static str) -> Flag {
+    Flag::new(long, Kind::Strings, "strings", help)
 }
 pub(crate) const fn int(long: &'static str, help: &'static str) -> Flag {
     Flag::new(long, Kind::Int, "int", help)

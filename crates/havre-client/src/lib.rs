@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 mod hijack;
 mod images;
+mod networks;
 mod query;
 mod registry;
 mod ssh;

@@ -13,7 +13,7 @@ use crate::DaemonError;
 use crate::hosts::{self, ADVICE, Asked, Host};
 use crate::options::{self, OptionError, Values};
 use crate::tls::Tls;
-use crate::{registries, runtimes, values};
+use crate::{networks, registries, runtimes, values};
 
 /// Everything the daemon is told.
 #[derive(Debug, Clone)]
@@ -46,6 +46,7 @@ pub(crate) struct Config {
     /// With their credentials.
     pub(crate) proxies: [String; 3],
     pub(crate) registries: registries::Asked,
+    pub(crate) networks: networks::Asked,
     /// Seconds for the shutdown; none waits for ever.
     pub(crate) shutdown_timeout: Option<u64>,
     pub(crate) live: Reloadable,
@@ -177,6 +178,9 @@ impl Config {
         )?;
         // Refused here, so that a validation finds them.
         drop(registries.settings(&proxies)?);
+        let networks = networks::Asked::read(&all, &last, &said)?;
+        let mut defaults = values::defaults(&last, all("log-opt"))?;
+        defaults.network_options = networks::driver_options(all("default-network-opt"))?;
         Ok(Self {
             hosts,
             tls: asked.encrypts().then(|| certificates(asked, &last, &environment)),
@@ -202,10 +206,11 @@ impl Config {
             cdi_dirs: values::cdi_folders(all("cdi-spec-dir")),
             proxies,
             registries,
+            networks,
             // Docker's: negative waits for ever.
             shutdown_timeout: u64::try_from(number("shutdown-timeout").unwrap_or(15)).ok(),
             live,
-            defaults: values::defaults(&last, all("log-opt"))?,
+            defaults,
             warnings,
         })
     }
@@ -293,6 +298,10 @@ mod tests {
             "--feature buildkit=perhaps",
             "--shutdown-timeout x",
             "--tls=false --tlsverify",
+            "--bip 10.0.0.0/24",
+            "--mtu 12",
+            "--default-address-pool base=10.0.0.0/8",
+            "--default-network-opt bridge=com.docker.network.driver.mtu=x",
         ] {
             assert!(make(bad).is_err(), "{bad}");
         }

@@ -8,6 +8,7 @@ mod config;
 mod hosts;
 mod listen;
 mod log;
+mod networks;
 mod notify;
 mod options;
 mod registries;
@@ -25,6 +26,8 @@ use std::sync::Arc;
 use havre_engine::spec::SeccompSpec;
 use havre_engine::{Engine, EngineError, Live, Settings};
 use havre_image::{ImageError, Images};
+use havre_net::NetError;
+use havre_net::networks::Networks;
 use havre_registry::Registries;
 use havre_server::{Info, Limits, Server};
 use havre_store::StoreError;
@@ -65,6 +68,8 @@ enum DaemonError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Network(#[from] NetError),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -213,9 +218,10 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
         cdi_folders: config.cdi_folders(),
         live: Live::new(config.live.clone()),
     };
-    let engine = Arc::new(Engine::open(settings, images, db).await?);
-    let server =
-        Server::new(Arc::clone(&engine), info(&config, engine_id(&config.data_root)?), Limits::default());
+    let id = engine_id(&config.data_root)?;
+    let networks = Networks::open(Arc::clone(&db), config.networks.pools(&id), &config.networks.default)?;
+    let engine = Arc::new(Engine::open(settings, images, Arc::new(networks), db).await?);
+    let server = Server::new(Arc::clone(&engine), info(&config, id), Limits::default());
     let mut signals = Signals::watch()?;
     let mut tasks = JoinSet::new();
     listeners.serve(&server, &mut tasks);

@@ -192,6 +192,7 @@ fn file_values(key: &str, shape: Shape, value: &serde_json::Value) -> Result<Vec
         (Int, other) => Err(format!("{key}: want a whole number, got {other}")),
         (One, Value::String(_) | Value::Number(_)) => Ok(vec![plain(value)?]),
         (One, other) => Err(format!("{key}: want a text, got {other}")),
+        (List, Value::Array(list)) if key == "default-address-pools" => Ok(list.iter().map(entry).collect()),
         (List, Value::Array(list)) => list.iter().map(plain).collect(),
         (List, other) => Err(format!("{key}: want a list, got {other}")),
         (Map, Value::Object(map)) => {

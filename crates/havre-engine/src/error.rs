@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use havre_base::{Classify, ContainerId, ContainerName, ErrorKind};
 use havre_image::ImageError;
+use havre_net::NetError;
 use havre_runtime::RuntimeError;
 use havre_runtime::shim::protocol::FailureKind;
 use havre_store::StoreError;
@@ -109,6 +110,9 @@ pub enum EngineError {
     /// An image operation failed.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// An operation on networks failed.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -156,6 +160,7 @@ impl Classify for EngineError {
             Self::Update { .. } | Self::Stuck { .. } | Self::Shim(_) | Self::Io { .. } => ErrorKind::Internal,
             Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Image(error) => error.kind(),
+            Self::Net(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }

@@ -21,6 +21,7 @@ mod link;
 mod logged;
 mod merged;
 mod names;
+pub mod networking;
 mod observe;
 mod plan;
 mod propagation;
@@ -41,6 +42,7 @@ mod why;
 use std::sync::Arc;
 
 use havre_image::Images;
+use havre_net::networks::Networks;
 use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
 
@@ -79,6 +81,8 @@ pub struct Engine {
     pub files: Files,
     /// Images.
     pub images: Arc<Images>,
+    /// Networks and who is in them.
+    pub networks: Arc<Networks>,
     /// What happened.
     pub events: Arc<Events>,
     /// What the daemon decided for all containers.
@@ -87,7 +91,12 @@ pub struct Engine {
 
 impl Engine {
     /// Opens the engine on its state and recovers every container.
-    pub async fn open(settings: Settings, images: Arc<Images>, db: Arc<Db>) -> Result<Self, EngineError> {
+    pub async fn open(
+        settings: Settings,
+        images: Arc<Images>,
+        networks: Arc<Networks>,
+        db: Arc<Db>,
+    ) -> Result<Self, EngineError> {
         let events = Arc::new(Events::default());
         let index = Arc::new(index::Index::default());
         let launcher = Arc::new(launcher::Launcher::new(
@@ -100,7 +109,7 @@ impl Engine {
         let containers = Containers::new(Arc::clone(&launcher));
         let files = Files::new(Arc::clone(&launcher));
         recovery::recover(&launcher, &containers, &db).await?;
-        Ok(Self { containers, files, images, events, settings })
+        Ok(Self { containers, files, images, networks, events, settings })
     }
 
     /// Lets go of everything; containers keep running.

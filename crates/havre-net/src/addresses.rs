@@ -84,6 +84,23 @@ impl Block {
         }
     }
 
+    /// How many addresses nobody else gets: those that are given, and the ends of the subnet.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        let (first, last) = self.bounds(&self.subnet);
+        let ends = (first - number(self.subnet.network())) + (number(self.subnet.broadcast()) - last);
+        u64::try_from(ends).unwrap_or(u64::MAX).saturating_add(u64::try_from(self.given.len()).unwrap_or(u64::MAX))
+    }
+
+    /// How many are left of the range.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        let (first, last) = self.bounds(&self.range);
+        let given = u128::try_from(self.given.range(first..=last).count()).unwrap_or(u128::MAX);
+        // All of IPv6 has one more than a number can say.
+        u64::try_from((last - first).saturating_add(1).saturating_sub(given)).unwrap_or(u64::MAX)
+    }
+
     /// How many are given.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -117,7 +134,7 @@ mod tests {
         for edge in ["172.17.0.0", "172.17.255.255"] {
             assert!(block.take(address(edge)).unwrap_err().to_string().contains("broadcast"));
         }
-        assert_eq!(block.count(), 3);
+        assert_eq!((block.count(), block.used(), block.left()), (3, 5, 65_531));
     }
 
     #[test]

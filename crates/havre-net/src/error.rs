@@ -20,6 +20,9 @@ pub enum NetError {
     /// There is no such network.
     #[error("network {0} not found")]
     NotFound(String),
+    /// There is no such driver.
+    #[error("plugin \"{0}\" not found")]
+    NoPlugin(String),
     /// The beginning of an id, or a name, fits several.
     #[error("network {name} is ambiguous ({count} matches found on {by})")]
     Ambiguous {
@@ -112,7 +115,7 @@ impl Classify for NetError {
                 ErrorKind::Forbidden
             }
             Self::Exists(_) => ErrorKind::Conflict,
-            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::NoPlugin(_) => ErrorKind::NotFound,
             Self::Ambiguous { .. } => ErrorKind::InvalidParameter,
             Self::NoSubnet | Self::NoAddress { .. } => ErrorKind::Unavailable,
             Self::Store(error) => error.kind(),

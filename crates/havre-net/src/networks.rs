@@ -139,14 +139,31 @@ impl Networks {
     }
 
     fn ensure(&self, mut spec: NetworkSpec) -> Result<()> {
-        let mut state = self.state();
-        if state.networks.values().any(|network| network.spec.name == spec.name) {
-            return Ok(());
-        }
         if spec.driver != Driver::Bridge {
             (spec.blocks, spec.options, spec.ipv6) = (Vec::new(), BTreeMap::new(), false);
         }
-        self.make(&mut state, spec).map(drop)
+        let mut state = self.state();
+        let known = state.networks.values().find(|network| network.spec.name == spec.name).cloned();
+        let Some(mut known) = known else { return self.make(&mut state, spec).map(drop) };
+        if known.spec == spec {
+            return Ok(());
+        }
+        if state.endpoints.values().any(|endpoint| endpoint.network == known.id) {
+            tracing::warn!(
+                network = spec.name,
+                "containers are in the network: its changed configuration is taken over at a start without any"
+            );
+            return Ok(());
+        }
+        // The same network with another configuration. Where it names no subnet, the old one stays.
+        state.networks.remove(&known.id);
+        state.blocks.remove(&known.id);
+        let made = self.plan(&state, &spec, &known.id, (spec.blocks == known.spec.blocks).then_some(&known.blocks))?;
+        (known.blocks, known.bridge) = made;
+        known.spec = spec;
+        self.db.commit(Batch::new().put(NETWORKS, known.id.as_str(), &known))?;
+        state.insert(known);
+        Ok(())
     }
 
     /// Makes a network. Also returns which of its options have no effect.
@@ -174,11 +191,30 @@ impl Networks {
     }
 
     fn make(&self, state: &mut State, spec: NetworkSpec) -> Result<Network> {
-        let (options, _) = Options::parse(&spec.driver, &spec.options)?;
         let id = NetworkId::random();
+        let (blocks, bridge) = self.plan(state, &spec, &id, None)?;
+        let network = Network { id, created: SystemClock.now(), spec, blocks, bridge };
+        self.db.commit(Batch::new().put(NETWORKS, network.id.as_str(), &network))?;
+        state.insert(network.clone());
+        Ok(network)
+    }
+
+    /// The subnets and the device of a network; subnets that it `had` it keeps.
+    fn plan(
+        &self,
+        state: &State,
+        spec: &NetworkSpec,
+        id: &NetworkId,
+        had: Option<&Vec<BlockSpec>>,
+    ) -> Result<(Vec<BlockSpec>, String)> {
+        let (options, _) = Options::parse(&spec.driver, &spec.options)?;
         let mut blocks = Vec::new();
         if matches!(spec.driver, Driver::Bridge | Driver::Macvlan | Driver::Ipvlan) {
-            for asked in &spec.blocks {
+            for asked in had.unwrap_or(&spec.blocks) {
+                let of_family = asked.subnet.is_none_or(|net| if net.addr().is_ipv6() { spec.ipv6 } else { spec.ipv4 });
+                if !of_family {
+                    continue;
+                }
                 if let Some(wanted) = asked.subnet {
                     state.check_free(&wanted)?;
                 }
@@ -212,10 +248,7 @@ impl Networks {
             Driver::Bridge => format!("br-{}", id.short()),
             _ => String::new(),
         };
-        let network = Network { id, created: SystemClock.now(), spec, blocks, bridge };
-        self.db.commit(Batch::new().put(NETWORKS, network.id.as_str(), &network))?;
-        state.insert(network.clone());
-        Ok(network)
+        Ok((blocks, bridge))
     }
 
     /// All networks, in the order of their names.
@@ -240,6 +273,14 @@ impl Networks {
             state.endpoints.values().filter(|endpoint| endpoint.network == *network).cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Of each subnet of a network: how many addresses are given or reserved, and how many are left to choose from.
+    #[must_use]
+    pub fn usage(&self, network: &NetworkId) -> Vec<(IpNet, u64, u64)> {
+        let state = self.state();
+        let blocks = state.blocks.get(network).into_iter().flatten();
+        blocks.map(|block| (block.subnet(), block.used(), block.left())).collect()
     }
 
     /// In which networks a container is.
@@ -561,6 +602,27 @@ mod tests {
         networks.remove("front").unwrap();
         assert!(matches!(networks.find("front"), Err(NetError::NotFound(_))));
         assert!(matches!(networks.find(""), Err(NetError::NotFound(_))));
+    }
+
+    #[test]
+    fn the_default_network_follows_its_configuration_and_stays_the_same_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = open(&folder).find("bridge").unwrap();
+        let again = |default: &NetworkSpec| {
+            let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
+            let pool = crate::pools::Pool::new("198.18.0.0/15", 24).unwrap();
+            Networks::open(db, Pools::new(vec![pool], [1; 5]), default).unwrap()
+        };
+        let mtu = BTreeMap::from([("com.docker.network.driver.mtu".to_owned(), "1400".to_owned())]);
+        let second = again(&NetworkSpec { options: mtu, ..spec("bridge") }).find("bridge").unwrap();
+        assert_eq!((&second.id, &second.blocks), (&first.id, &first.blocks));
+        assert_eq!(second.options().mtu, 1400);
+        let networks = again(&with("bridge", "198.19.7.0/24"));
+        let third = networks.find("bridge").unwrap();
+        assert_eq!((&third.id, third.blocks[0].subnet.unwrap().to_string().as_str()), (&first.id, "198.19.7.0/24"));
+        networks.join(&ContainerId::random(), "one", asks("bridge")).unwrap();
+        drop(networks);
+        assert_eq!(again(&spec("bridge")).find("bridge").unwrap().blocks, third.blocks);
     }
 
     #[test]

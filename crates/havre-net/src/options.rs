@@ -188,6 +188,8 @@ impl Options {
             }
             // What dockerd writes into the default network; it says nothing more than its name.
             "bridge.default_bridge" => drop(flag(key, value)?),
+            // Read where the request is: they decide its families.
+            "enable_ipv4" | "enable_ipv6" => drop(flag(key, value)?),
             _ => return Ok(false),
         }
         Ok(true)

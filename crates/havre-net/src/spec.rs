@@ -56,7 +56,7 @@ impl Driver {
             "overlay" => Err(NetError::Predefined(
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.".into(),
             )),
-            other => Err(NetError::NotFound(format!("plugin \"{other}\""))),
+            other => Err(NetError::NoPlugin(other.into())),
         }
     }
 }

@@ -4,6 +4,7 @@ use havre_api::ErrorResponse;
 use havre_base::{Classify, ErrorKind, chain};
 use havre_engine::EngineError;
 use havre_image::ImageError;
+use havre_net::NetError;
 use hyper::StatusCode;
 
 use crate::body::{Answer, json_bytes};
@@ -64,6 +65,12 @@ impl From<EngineError> for Refusal {
 
 impl From<ImageError> for Refusal {
     fn from(error: ImageError) -> Self {
+        Self::new(error.kind(), chain(&error))
+    }
+}
+
+impl From<NetError> for Refusal {
+    fn from(error: NetError) -> Self {
         Self::new(error.kind(), chain(&error))
     }
 }

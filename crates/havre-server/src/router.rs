@@ -15,7 +15,7 @@ use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
 use crate::routes::{
-    containers, debug, events, execs, files, fsck, images, live, registry, streams, system, usage, websocket,
+    containers, debug, events, execs, files, fsck, images, live, networks, registry, streams, system, usage, websocket,
     why,
 };
 use crate::{Server, Transport, origin};
@@ -147,12 +147,20 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["containers", id, "stats"] if get => live::stats(server, &call, id).await,
         ["containers", id, "update"] if post => live::update(server, call, id).await,
         ["containers", "prune"] if post => live::prune(server, &call).await,
-        [kind @ ("networks" | "volumes" | "build"), "prune"] if post => live::prune_nothing(&call, kind),
+        [kind @ ("volumes" | "build"), "prune"] if post => live::prune_nothing(&call, kind),
         ["containers", id, "checkpoints"] if get || post => live::checkpoints(server, id),
         ["containers", id, "checkpoints", _] if delete => live::checkpoints(server, id),
         ["containers", id, "attach"] if post => streams::attach(server, call, id).await,
         ["containers", id, "exec"] if post => execs::create(server, call, id).await,
         ["containers", id] if delete => containers::remove(server, &call, id).await,
+
+        ["networks"] if get => networks::list(server, &call),
+        ["networks", "create"] if post => networks::create(server, call).await,
+        ["networks", "prune"] if post => networks::prune(server, &call).await,
+        ["networks", id] if get => networks::inspect(server, &call, id),
+        ["networks", id] if delete => networks::remove(server, id).await,
+        ["networks", id, "connect"] if post => networks::connect(server, call, id).await,
+        ["networks", id, "disconnect"] if post => networks::disconnect(server, call, id).await,
 
         ["exec", id, "start"] if post => execs::start(server, call, id).await,
         ["exec", id, "resize"] if post => execs::resize(server, &call, id).await,
@@ -202,7 +210,6 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
 fn absent(parts: &[&str]) -> Option<Refusal> {
     let missing = |message: String| Some(Refusal::new(havre_base::ErrorKind::NotFound, message));
     match parts {
-        ["networks", name] => missing(format!("network {name} not found")),
         ["volumes", name] => missing(format!("get {name}: no such volume")),
         ["plugins", name @ .., "json"] => missing(format!("plugin \"{}\" not found", name.join("/"))),
         ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => Some(Refusal::new(
@@ -224,7 +231,6 @@ fn waiting(method: &Method, parts: &[&str]) -> Handled {
         ["images", _, .., "attestations"] => "attestations of images",
         ["build", ..] => "building images",
         ["session" | "grpc"] => "BuildKit sessions",
-        ["networks", ..] => "networks",
         ["volumes", ..] => "volumes",
         ["plugins", ..] => "plugins",
         ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => "swarm mode",

@@ -28,6 +28,10 @@ pub(crate) enum Shape {
     Image,
     /// `GET /info`.
     Info,
+    /// `GET /networks`.
+    NetworkList,
+    /// `GET /networks/{id}`.
+    Network,
 }
 
 /// The first version whose documents are as the handlers make them.
@@ -73,6 +77,12 @@ fn change(version: ApiVersion, shape: Shape, document: &mut Value) {
         Shape::ImageList => image_summary(version, object),
         Shape::Image => image(version, object),
         Shape::Info => info(version, object),
+        Shape::NetworkList => network_summary(version, object),
+        Shape::Network => {
+            if version < before(52) {
+                object.remove("Status");
+            }
+        }
     }
 }
 
@@ -210,6 +220,13 @@ fn container(version: ApiVersion, object: &mut Map<String, Value>) {
         && state.get("Status") == Some(&json!("removing"))
     {
         state.insert("Status".into(), json!("exited"));
+    }
+}
+
+fn network_summary(version: ApiVersion, object: &mut Map<String, Value>) {
+    if version < before(52) {
+        fill(object, "Containers", json!({}));
+        in_order(object, &["Containers", "Options", "Labels"]);
     }
 }
 

@@ -14,7 +14,7 @@ const DOCKERS: &str = include_str!("../../../../xtask/data/cli.tsv");
 const EFFECTS: &str = include_str!("../../../havre/tests/e2e/flags.tsv");
 
 const GROUPS: &[&str] =
-    &["checkpoint", "container", "context", "image", "inspect", "manifest", "system", "version"];
+    &["checkpoint", "container", "context", "image", "inspect", "manifest", "network", "system", "version"];
 
 /// Commands that wait for the builder.
 const LATER: &[&str] = &["image build"];

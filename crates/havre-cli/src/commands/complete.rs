@@ -90,6 +90,7 @@ enum Place {
     Words(Vec<(String, &'static str)>),
     Containers(State),
     Images,
+    Networks,
     /// Containers, then images.
     Objects,
     Contexts,
@@ -233,10 +234,10 @@ fn value(flag: &Flag) -> Place {
         "volumes-from" | "link" => Place::Containers(State::Any),
         "restart" => fixed(&["always", "no", "on-failure", "unless-stopped"]),
         "pull" => fixed(&["always", "missing", "never"]),
-        "network" | "net" => fixed(&["bridge", "container:", "host", "none"]),
+        "network" | "net" | "config-from" => Place::Networks,
         "log-level" => fixed(&["debug", "error", "fatal", "info", "warn"]),
         "log-driver" => fixed(&["json-file", "none"]),
-        "type" => fixed(&["container", "image"]),
+        "type" => fixed(&["container", "image", "network"]),
         "platform" => fixed(&["linux/amd64", "linux/arm64"]),
         "signal" => fixed(&["SIGHUP", "SIGINT", "SIGKILL", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"]),
         _ => Place::Files,
@@ -262,6 +263,8 @@ fn argument(command: &Command, position: usize) -> Place {
     match word.trim_matches(['[', ']', '.']) {
         "CONTAINER" => Place::Containers(state),
         "IMAGE" | "IMAGE[:TAG]" | "SOURCE_IMAGE[:TAG" | "SOURCE_IMAGE[:TAG]" => Place::Images,
+        "NETWORK" if name == "network create" => Place::Nothing,
+        "NETWORK" => Place::Networks,
         "NAME|ID" => Place::Objects,
         "CONTEXT" if matches!(name, "context create" | "context import") => Place::Nothing,
         "CONTEXT" => Place::Contexts,
@@ -284,6 +287,7 @@ async fn candidates(app: &App, place: Place) -> (Vec<(String, &'static str)>, u8
         }
         Place::Containers(state) => asked(containers(app, state).await),
         Place::Images => asked(images(app).await),
+        Place::Networks => asked(networks(app).await),
         Place::Objects => match (containers(app, State::Any).await, images(app).await) {
             (Ok(containers), Ok(images)) => asked(Ok([containers, images].concat())),
             _ => (Vec::new(), ERROR),
@@ -313,6 +317,12 @@ async fn images(app: &App) -> Result<Vec<String>, Failure> {
     let list = client.images(false, &Filters::default()).await?;
     let tags = list.iter().filter_map(|image| image.repo_tags.as_ref()).flatten();
     Ok(tags.filter(|tag| !tag.starts_with("<none>")).cloned().collect())
+}
+
+async fn networks(app: &App) -> Result<Vec<String>, Failure> {
+    let client = app.client_if_any().await?;
+    let list = client.networks(&Filters::default()).await?;
+    Ok(list.into_iter().map(|network| network.name).collect())
 }
 
 #[cfg(test)]

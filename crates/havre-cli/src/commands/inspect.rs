@@ -1,4 +1,4 @@
-//! `inspect`, `container inspect`, `image inspect`.
+//! `inspect`, `container inspect`, `image inspect`, `network inspect`.
 
 use havre_client::{Client, ClientError, Method, Query};
 use serde_json::value::RawValue;
@@ -17,8 +17,8 @@ const SIZE: Flag = switch("size", "Show the sizes of containers").short('s');
 pub(super) const INSPECT: Command = Command {
     names: &["inspect"],
     arguments: "NAME|ID [NAME|ID...]",
-    about: "Return low-level information on containers and images",
-    flags: &[&[FORMAT, SIZE, text("type", "Only this kind of object (container|image)")]],
+    about: "Return low-level information on containers, images and networks",
+    flags: &[&[FORMAT, SIZE, text("type", "Only this kind of object (container|image|network)")]],
     arity: Arity::AtLeast(1),
     trailing: false,
     examples: &["inspect web", "inspect -f '{{.State.Pid}}' web"],
@@ -45,6 +45,17 @@ pub(super) const IMAGE_INSPECT: Command = Command {
     trailing: false,
     examples: &[],
     run: |app, args| inspect(app, args, Some("image")),
+};
+
+pub(super) const NETWORK_INSPECT: Command = Command {
+    names: &["network inspect"],
+    arguments: "NETWORK [NETWORK...]",
+    about: "Display detailed information on one or more networks",
+    flags: &[&[FORMAT, switch("verbose", "More about networks of a swarm").short('v')]],
+    arity: Arity::AtLeast(1),
+    trailing: false,
+    examples: &["network inspect -f '{{range .IPAM.Config}}{{.Subnet}}{{end}}' bridge"],
+    run: |app, args| inspect(app, args, Some("network")),
 };
 
 /// What `--type` may say.
@@ -146,6 +157,20 @@ const OF_IMAGES: &[Known] = &[
     CONFIG,
 ];
 
+/// The same of networks.
+const OF_NETWORKS: &[Known] = &[(
+    "",
+    &[
+        ("ID", Absent::Named("Id")),
+        ("Peers", Absent::List),
+        ("Services", Absent::Map),
+        ("Options", Absent::Map),
+        ("Labels", Absent::Map),
+        ("Containers", Absent::Map),
+        ("Status", Absent::Nil),
+    ],
+)];
+
 async fn fetch(
     client: &Client,
     kind: &str,
@@ -158,14 +183,14 @@ async fn fetch(
             let query = Query::of("/images/", name, "/json");
             platforms.iter().fold(query, |query, platform| query.with("platform", platform))
         }
-        "network" => Query::of("/networks/", name, ""),
+        "network" => Query::of("/networks/", name, "").with_some("verbose", if args.on("verbose") { "true" } else { "" }),
         "volume" => Query::of("/volumes/", name, ""),
         _ => Query::of("/containers/", name, "/json").flag("size", args.on("size")),
     };
     client.json(Method::GET, &query, None::<&()>).await
 }
 
-/// Looks for a container, then for an image of that name.
+/// Looks for a container, then for an image, then for a network of that name.
 async fn find(
     client: &Client,
     name: &str,
@@ -181,10 +206,10 @@ async fn find(
         Some(other) => {
             return Err(Failure::plain(format!("not yet supported: inspecting objects of type {other}")));
         }
-        None => &["container", "image"],
+        None => &["container", "image", "network"],
     };
     if name.trim().is_empty() {
-        let kind = if kind == Some("image") { "image" } else { "container" };
+        let kind = kind.unwrap_or("container");
         return Err(Failure::plain(format!("invalid {kind} name or ID: value is empty")));
     }
     for kind in kinds {
@@ -233,7 +258,12 @@ fn inspect(app: &App, args: &Args, kind: Option<&str>) -> Result<u8, Failure> {
             let mut lines = Vec::new();
             for object in &objects {
                 // Only containers have a state.
-                let known = if object.get().contains("\"State\":{") { OF_CONTAINERS } else { OF_IMAGES };
+                let known = match object.get() {
+                    text if text.contains("\"State\":{") => OF_CONTAINERS,
+                    // Only networks.
+                    text if text.contains("\"ConfigOnly\":") => OF_NETWORKS,
+                    _ => OF_IMAGES,
+                };
                 match format.object(object.get(), known) {
                     Ok(text) => lines.push(text),
                     Err(failure) if failure.code == 64 => return Err(failure),

@@ -18,6 +18,7 @@ mod inspect;
 mod lifecycle;
 mod logs;
 mod manifest;
+mod network;
 mod ps;
 mod registry;
 mod run;
@@ -165,6 +166,13 @@ static COMMANDS: &[&Command] = &[
     &manifest::INSPECT,
     &manifest::PUSH,
     &manifest::RM,
+    &network::CONNECT,
+    &network::CREATE,
+    &network::DISCONNECT,
+    &network::LS,
+    &network::PRUNE,
+    &network::RM,
+    &inspect::NETWORK_INSPECT,
 ];
 
 /// Commands that no list shows: programs call them.
@@ -184,6 +192,7 @@ const GROUPS: &[(&str, &str)] = &[
         "manifest",
         "Manage image manifests and manifest lists\n\nA list is one name for the images of several platforms. It is put together here and then pushed.",
     ),
+    ("network", "Manage networks"),
     ("system", "Manage the engine"),
 ];
 
@@ -195,7 +204,6 @@ const LATER: &[&str] = &[
     "bake",
     "compose",
     "config",
-    "network",
     "node",
     "plugin",
     "secret",

@@ -191,6 +191,10 @@ async fn create_container(
         keys = api_socket::prepare(&mut creation, client.endpoint(), &file)
             .map_err(|reason| early(app, args, &reason))?;
     }
+    if client.version() >= havre_api::ApiVersion::new(1, 44) {
+        // Endpoints have addresses since; the field is for older daemons.
+        creation.request.config.mac_address.clear();
+    }
     // While the daemon creates, the connections for attach, wait and start are opened.
     let more = async { if purpose == Purpose::Attach { client.prepare(2).await.ok() } else { None } };
     let creating = client.create(&creation.name, &creation.platform, &creation.request);

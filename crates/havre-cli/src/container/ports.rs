@@ -16,7 +16,7 @@ fn range(text: &str) -> Option<Range> {
 
 fn protocol(text: &str) -> Result<(&str, String), String> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol.to_lowercase();
+    let protocol = if protocol.is_empty() { "tcp".to_owned() } else { protocol.to_lowercase() };
     match protocol.as_str() {
         "tcp" | "udp" | "sctp" => Ok((ports, protocol)),
         _ => Err(format!("invalid proto: {protocol}")),
@@ -25,15 +25,19 @@ fn protocol(text: &str) -> Result<(&str, String), String> {
 
 /// The container's ports that `--expose` names, as `80/tcp`.
 pub(super) fn expose(text: &str) -> Result<Vec<String>, String> {
+    if text.contains(':') {
+        return Err(format!("invalid port format for --expose: {text}"));
+    }
     let (ports, protocol) = protocol(text)?;
     let number = |port: &str| port.parse::<u16>().err().map(|error| (port.to_owned(), error));
     let (first, last) = range(ports).ok_or_else(|| {
         let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
         let reason = match number(low).or_else(|| number(high)) {
+            _ if ports.is_empty() => "empty string specified for ports".to_owned(),
             Some((port, error)) => {
                 format!("strconv.ParseUint: parsing \"{port}\": {}", crate::spec::range(&error))
             }
-            None => "invalid range specified for port".to_owned(),
+            None => format!("invalid range specified for port: {ports}"),
         };
         format!("invalid range format for --expose: {text}, error: {reason}")
     })?;
@@ -52,43 +56,45 @@ pub(super) fn publish(text: &str, map: &mut PortMap) -> Result<(), String> {
         // `[::1]::80` and `1.2.3.4:80` (an address without a port is not one).
         None => ("", rest),
     };
-    let ip = ip.trim_start_matches('[').trim_end_matches(']');
+    let ip = match (ip.strip_prefix('['), ip.ends_with(']')) {
+        (Some(_), false) => {
+            return Err(format!("invalid IP address {ip}: address {ip}:: missing ']' in address"));
+        }
+        (Some(inner), true) => inner.trim_end_matches(']'),
+        (None, _) => ip,
+    };
     if container.is_empty() {
         return Err(format!("no port specified: {text}<empty>"));
     }
-    let (first, last) = range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
-    if first == 0 {
-        return Err(format!("invalid containerPort: {container}"));
+    if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
+        return Err(format!("invalid IP address: {ip}"));
     }
+    let (first, last) = range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
     let hosts = match host {
         "" => None,
         host => Some(range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?),
     };
-    if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
-        return Err(format!("invalid IP address: {ip}"));
-    }
     add(map, ip, hosts, (first, last), &protocol).map_err(|()| {
         format!("invalid ranges specified for container and host Ports: {container} and {host}")
     })
 }
 
-/// `target=80,published=8080,protocol=tcp,mode=host`.
+/// `target=80,published=8080,protocol=tcp,mode=host`: the same as `8080:80/tcp`.
 fn publish_long(text: &str, map: &mut PortMap) -> Result<(), String> {
-    let (mut target, mut published, mut protocol) = (None, None, "tcp".to_owned());
+    let (mut target, mut published, mut protocol) = ("", "", "tcp");
     for field in text.split(',') {
-        let (key, value) = field.split_once('=').ok_or_else(|| format!("invalid field: {field}"))?;
-        let port =
-            || range(value).ok_or_else(|| format!("invalid {key} port ({value}): value must be an integer"));
+        let (key, value) = field.split_once('=').ok_or_else(|| {
+            format!("invalid publish opts format (should be name=value but got '{field}')")
+        })?;
         match key {
-            "target" => target = Some(port()?),
-            "published" => published = Some(port()?),
-            "protocol" if matches!(value, "tcp" | "udp" | "sctp") => protocol = value.into(),
+            "target" => target = value,
+            "published" => published = value,
+            "protocol" => protocol = value,
             "mode" if matches!(value, "ingress" | "host") => {}
             _ => return Err(format!("invalid field: {field}")),
         }
     }
-    let target = target.ok_or_else(|| "missing mandatory field 'target'".to_owned())?;
-    add(map, "", published, target, &protocol).map_err(|()| format!("invalid ranges: {text}"))
+    publish(&format!("{published}:{target}/{protocol}"), map)
 }
 
 /// A single container port may be given a range of the host to choose from; else the ranges correspond.
@@ -128,6 +134,8 @@ mod tests {
             ("127.0.0.1:53:53/udp", "53/udp=127.0.0.1,53"),
             ("[::1]:1:2", "2/tcp=::1,1"),
             ("127.0.0.1::80", "80/tcp=127.0.0.1,"),
+            ("80/", "80/tcp="),
+            ("target=80,protocol=udp", "80/udp="),
             ("8000-8001:80-81", "80/tcp=8000 81/tcp=8001"),
             ("8000-8010:80", "80/tcp=8000-8010"),
             ("target=80,published=8080", "80/tcp=8080"),
@@ -148,7 +156,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in ["abc", "0", "1:99999", "80/icmp", "x:1:2", "1-3:1-2", "", "1:", "target=x"] {
+        for bad in ["abc", "1:99999", "80/icmp", "x:1:2", "1-3:1-2", "", "1:", "target=x"] {
             assert!(publish(bad, &mut PortMap::new()).is_err(), "{bad}");
         }
         assert_eq!(expose("80-81/udp").unwrap(), ["80/udp", "81/udp"]);

@@ -24,9 +24,9 @@ pub(crate) fn creation(args: &Args, detached: bool, size: Option<(u16, u16)>) ->
     if args.given("disable-content-trust") && !args.on("disable-content-trust") {
         return Err("not yet supported: --disable-content-trust=false".into());
     }
-    let host = host_config(args, size)?;
+    let (network_mode, networking) = networks::networking(args)?;
+    let host = HostConfig { network_mode, ..host_config(args, size)? };
     let config = config(args, detached, host.port_bindings.iter().flat_map(|map| map.keys()))?;
-    let networking = networks::networking(args, &host.network_mode)?;
     Ok(Creation {
         name: args.text("name").into(),
         platform: args.text("platform").into(),
@@ -74,13 +74,6 @@ fn config<'a>(
     let mut labels = BTreeMap::new();
     for path in args.list("label-file") {
         pairs(&mut labels, &files::variables(path, false).map_err(|failure| failure.message)?);
-    }
-    for text in args.list("label") {
-        if text.is_empty() || text.starts_with('=') {
-            return Err(format!(
-                "invalid argument \"{text}\" for \"-l, --label\" flag: invalid label '{text}': empty name"
-            ));
-        }
     }
     pairs(&mut labels, args.list("label"));
     let (image, command) =
@@ -232,10 +225,11 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
         Ok(_) => Ok(()),
         Err(_) => Err(format!("IP address is not correctly formatted: {text}")),
     })?;
-    each(args, "dns-search", |text| match text.trim().is_empty() {
-        true => Err(format!("{text} is not a valid domain")),
-        false => Ok(()),
+    each(args, "dns-search", |text| match is_domain(text.trim()) {
+        true => Ok(()),
+        false => Err(format!("{text} is not a valid domain")),
     })?;
+    each(args, "link", networks::link)?;
     check_modes(args)?;
     let (cap_add, cap_drop) = security::capabilities(args.list("cap-add"), args.list("cap-drop"));
     let (described, nodes): (Vec<&String>, Vec<&String>) =
@@ -258,16 +252,10 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
     };
     let size = size.filter(|_| args.on("tty")).unwrap_or((0, 0));
     let dns_options: Vec<String> = [args.list("dns-option"), args.list("dns-opt")].concat();
-    let nets = [args.list("network"), args.list("net")].concat();
-    let network_mode = match nets.first() {
-        None => "default".to_owned(),
-        Some(text) => networks::name(text)?,
-    };
     Ok(HostConfig {
         binds: (!binds.is_empty()).then_some(binds),
         container_id_file: args.text("cidfile").into(),
         log_config,
-        network_mode,
         port_bindings: Some(port_bindings),
         restart_policy,
         auto_remove,
@@ -341,6 +329,15 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
         init: args.given("init").then(|| args.on("init")),
         ..HostConfig::default()
     })
+}
+
+/// Words of letters, digits and dashes with dots between, or a single dot for none.
+fn is_domain(text: &str) -> bool {
+    let word = |word: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !word.is_empty() && word.bytes().all(inner) && !word.starts_with('-') && !word.ends_with('-')
+    };
+    text == "." || text.strip_suffix('.').unwrap_or(text).split('.').all(word)
 }
 
 /// What Docker's client checks itself.

@@ -51,7 +51,7 @@ pub(super) fn parse(
             }
         }
         let values = match flag.kind {
-            Kind::Pairs => values.iter().flat_map(|value| fields(value)).collect(),
+            Kind::Pairs | Kind::Strings => values.iter().flat_map(|value| fields(value)).collect(),
             _ => values,
         };
         args.values.insert(flag.long, values);
@@ -94,7 +94,12 @@ fn spelled(flag: &Flag) -> String {
 fn check(flag: &Flag, value: &str) -> Result<(), String> {
     let number = |function: &str, reason: &str| format!("strconv.{function}: parsing \"{value}\": {reason}");
     match flag.kind {
+        Kind::List if flag.long == "label" && (value.is_empty() || value.starts_with('=')) => {
+            Err(format!("invalid label '{value}': empty name"))
+        }
         Kind::Text | Kind::List => Ok(()),
+        Kind::Strings if value.matches('"').count() % 2 == 1 => Err("a quote is not closed".into()),
+        Kind::Strings => Ok(()),
         Kind::Bool => boolean(value).map(drop).ok_or_else(|| number("ParseBool", "invalid syntax")),
         Kind::Int => value.parse::<i64>().map(drop).map_err(|error| number("ParseInt", range(&error))),
         Kind::Uint => value.parse::<u64>().map(drop).map_err(|error| number("ParseUint", range(&error))),

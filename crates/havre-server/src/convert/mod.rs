@@ -5,6 +5,7 @@
 
 mod limits;
 mod mounts;
+mod networks;
 mod security;
 mod update;
 
@@ -21,6 +22,7 @@ use crate::error::Refusal;
 
 pub use limits::is_ulimit;
 pub(crate) use limits::parse_bytes;
+pub(crate) use networks::{mac_text, network_spec};
 pub(crate) use update::revision;
 
 /// The most bytes all variables together may take: what the kernel would refuse anyway (execve(2)).
@@ -43,6 +45,8 @@ pub struct Defaults {
     pub log_driver: String,
     /// Options of that driver.
     pub log_options: BTreeMap<String, String>,
+    /// Options of new networks, by their driver.
+    pub network_options: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Default for Defaults {
@@ -53,6 +57,7 @@ impl Default for Defaults {
             cgroupns_mode: String::new(),
             log_driver: "json-file".into(),
             log_options: BTreeMap::new(),
+            network_options: BTreeMap::new(),
         }
     }
 }
@@ -89,6 +94,15 @@ pub fn check_log(driver: &str, options: &BTreeMap<String, String>) -> Result<(),
     driver.clone_into(&mut host.log_config.kind);
     host.log_config.config = Some(options.clone());
     log(&host).map(drop).map_err(|refusal| refusal.message)
+}
+
+/// Values of Go's `strconv.ParseBool`.
+pub(crate) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// Parses `10m`, `1.5G`, `100` as bytes; the error is what a user reads.

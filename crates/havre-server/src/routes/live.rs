@@ -216,7 +216,6 @@ pub(crate) fn prune_nothing(call: &Call, kind: &str) -> Handled {
     Filters::parse(call.query.get("filters").unwrap_or(""))
         .map_err(|error| Refusal::invalid(error.to_string()))?;
     Ok(body::json(&match kind {
-        "networks" => serde_json::json!({ "NetworksDeleted": null }),
         "volumes" => serde_json::json!({ "VolumesDeleted": [], "SpaceReclaimed": 0 }),
         _ => serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
     }))

@@ -9,6 +9,7 @@ pub(crate) mod filter;
 pub(crate) mod fsck;
 pub(crate) mod images;
 pub(crate) mod live;
+pub(crate) mod networks;
 pub(crate) mod platform;
 pub(crate) mod registry;
 pub(crate) mod streams;

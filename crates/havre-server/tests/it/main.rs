@@ -11,6 +11,9 @@ use havre_api::ApiVersion;
 use havre_engine::spec::SeccompSpec;
 use havre_engine::{Engine, Live, Settings};
 use havre_image::Images;
+use havre_net::networks::Networks;
+use havre_net::pools::Pools;
+use havre_net::spec::{Driver, NetworkSpec};
 use havre_server::{Defaults, Info, Limits, Server};
 use havre_store::db::Db;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
@@ -53,7 +56,8 @@ impl World {
                 cdi_folders: None,
                 live: Live::default(),
             };
-            let engine = Arc::new(Engine::open(settings, images, db).await.unwrap());
+            let networks = Arc::new(networks(&db));
+            let engine = Arc::new(Engine::open(settings, images, networks, db).await.unwrap());
             let server = Server::new(engine, info(), limits);
             let local = SocketAddr::from(([127, 0, 0, 1], 0));
             let plain = tokio::net::TcpListener::bind(local).await.unwrap();
@@ -76,6 +80,22 @@ impl World {
         let client = rustls::ClientConnection::new(Arc::clone(&self.client), name).unwrap();
         rustls::StreamOwned::new(client, connect(self.tls))
     }
+}
+
+fn networks(db: &Arc<Db>) -> Networks {
+    let default = NetworkSpec {
+        name: "bridge".into(),
+        driver: Driver::Bridge,
+        ipv4: true,
+        ipv6: false,
+        internal: false,
+        attachable: false,
+        blocks: Vec::new(),
+        options: Default::default(),
+        ipam_options: Default::default(),
+        labels: Default::default(),
+    };
+    Networks::open(Arc::clone(db), Pools::new(Vec::new(), [0; 5]), &default).unwrap()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -103,6 +123,7 @@ fn info() -> Info {
             cgroupns_mode: String::new(),
             log_driver: "json-file".into(),
             log_options: Default::default(),
+            network_options: Default::default(),
         },
     }
 }

@@ -1,0 +1,138 @@
+//! A request for a network becomes what is asked of it, or a refusal that names the field.
+
+use havre_api::network::{Ipam, NetworkCreateRequest};
+use havre_base::ErrorKind;
+use havre_net::spec::{BlockText, Driver, NetworkSpec, blocks};
+
+use super::Defaults;
+use crate::error::Refusal;
+
+const ENABLE_IPV4: &str = "com.docker.network.enable_ipv4";
+const ENABLE_IPV6: &str = "com.docker.network.enable_ipv6";
+
+/// `02:42:ac:11:00:02`.
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Converts a request.
+pub(crate) fn network_spec(defaults: &Defaults, request: NetworkCreateRequest) -> Result<NetworkSpec, Refusal> {
+    let name = request.name;
+    if havre_net::spec::PREDEFINED.contains(&name.as_str()) {
+        return Err(Refusal::new(
+            ErrorKind::Forbidden,
+            format!("operation is not permitted on predefined {name} network"),
+        ));
+    }
+    if matches!(request.scope.as_str(), "swarm" | "global") {
+        return Err(Refusal::new(
+            ErrorKind::Unavailable,
+            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+        ));
+    }
+    if !matches!(request.scope.as_str(), "" | "local") {
+        return Err(Refusal::invalid(format!("invalid network scope: {}", request.scope)));
+    }
+    let driver = Driver::parse(&request.driver)?;
+    if request.ingress {
+        return Err(Refusal::new(ErrorKind::Forbidden, "Ingress network can only be global scope network"));
+    }
+    if request.config_only {
+        return Err(Refusal::not_yet("networks that only hold a configuration (--config-only)"));
+    }
+    if request.config_from.is_some_and(|from| !from.network.is_empty()) {
+        return Err(Refusal::not_yet("networks with the configuration of another (--config-from)"));
+    }
+    let mut options = request.options.unwrap_or_default();
+    for (key, value) in defaults.network_options.get(driver.name()).into_iter().flatten() {
+        options.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    let family = |asked: Option<bool>, key: &str, default: bool| match (asked, options.get(key)) {
+        (Some(asked), _) => Ok(asked),
+        (None, Some(text)) => super::truth(text)
+            .ok_or_else(|| Refusal::invalid(format!("driver-opt {key:?} is not a valid bool"))),
+        (None, None) => Ok(default),
+    };
+    let ipv4 = family(request.enable_ipv4, ENABLE_IPV4, true)?;
+    let ipv6 = family(request.enable_ipv6, ENABLE_IPV6, false)?;
+    let Ipam { driver: manager, options: ipam_options, config } = request.ipam.unwrap_or_default();
+    match manager.as_str() {
+        "" | "default" => {}
+        "null" => return Err(Refusal::not_yet("networks without addresses (--ipam-driver null)")),
+        other => return Err(Refusal::new(ErrorKind::NotFound, format!("plugin \"{other}\" not found"))),
+    }
+    let texts: Vec<BlockText> = config
+        .unwrap_or_default()
+        .into_iter()
+        .map(|block| BlockText {
+            subnet: block.subnet,
+            range: block.ip_range,
+            gateway: block.gateway,
+            auxiliary: block.auxiliary_addresses.unwrap_or_default(),
+        })
+        .collect();
+    Ok(NetworkSpec {
+        name,
+        driver,
+        ipv4,
+        ipv6,
+        internal: request.internal,
+        attachable: request.attachable,
+        blocks: blocks(&texts)?,
+        options,
+        ipam_options: ipam_options.unwrap_or_default(),
+        labels: request.labels.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn read(json: &str) -> Result<NetworkSpec, (u16, String)> {
+        let mut defaults = Defaults::default();
+        let mtu = BTreeMap::from([("com.docker.network.driver.mtu".to_owned(), "1400".to_owned())]);
+        defaults.network_options.insert("bridge".into(), mtu);
+        network_spec(&defaults, serde_json::from_str(json).unwrap())
+            .map_err(|refusal| (refusal.status.as_u16(), refusal.message))
+    }
+
+    #[test]
+    fn requests_are_read_with_the_defaults_of_the_daemon() {
+        let spec = read(
+            r#"{"Name":"n","Driver":"bridge","IPAM":{"Driver":"default","Options":{},"Config":[{"Subnet":"10.9.0.0/24","Gateway":"10.9.0.9"}]},"Labels":{"a":"b"}}"#,
+        )
+        .unwrap();
+        assert_eq!((spec.ipv4, spec.ipv6, spec.blocks.len()), (true, false, 1));
+        assert_eq!(spec.options["com.docker.network.driver.mtu"], "1400");
+        let spec = read(
+            r#"{"Name":"n","EnableIPv6":true,"Options":{"com.docker.network.driver.mtu":"9000","com.docker.network.enable_ipv6":"false"}}"#,
+        )
+        .unwrap();
+        assert!(spec.ipv6 && spec.options["com.docker.network.driver.mtu"] == "9000");
+        assert!(read(r#"{"Name":"n","Options":{"com.docker.network.enable_ipv6":"1"}}"#).unwrap().ipv6);
+        assert!(!read(r#"{"Name":"n","Driver":"macvlan"}"#).unwrap().options.contains_key("com.docker.network.driver.mtu"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_dockers_status() {
+        for (json, status, text) in [
+            (r#"{"Name":"host"}"#, 403, "operation is not permitted on predefined host network"),
+            (r#"{"Name":"n","Driver":"overlay"}"#, 403, "This node is not a swarm manager"),
+            (r#"{"Name":"n","Driver":"host"}"#, 403, "only one instance of \"host\" network is allowed"),
+            (r#"{"Name":"n","Driver":"weave"}"#, 404, "plugin \"weave\" not found"),
+            (r#"{"Name":"n","Scope":"swarm"}"#, 503, "This node is not a swarm manager"),
+            (r#"{"Name":"n","Ingress":true}"#, 403, "Ingress network can only be global scope network"),
+            (r#"{"Name":"n","ConfigOnly":true}"#, 501, "--config-only"),
+            (r#"{"Name":"n","ConfigFrom":{"Network":"c"}}"#, 501, "--config-from"),
+            (r#"{"Name":"n","IPAM":{"Driver":"x"}}"#, 404, "plugin \"x\" not found"),
+            (r#"{"Name":"n","IPAM":{"Config":[{"Subnet":"x"}]}}"#, 400, "invalid subnet x: invalid CIDR block notation"),
+            (r#"{"Name":"n","Options":{"com.docker.network.enable_ipv4":"x"}}"#, 400, "is not a valid bool"),
+        ] {
+            let (got, message) = read(json).unwrap_err();
+            assert!(got == status && message.contains(text), "{json}: {got} {message}");
+        }
+    }
+}
