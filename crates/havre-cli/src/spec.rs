@@ -145,7 +145,7 @@ impl Command {
         let mut line = format!("{program} {name}");
         // Docker's own exceptions.
         let options = match self.names.first() {
-            Some(&("context rm" | "manifest create" | "manifest rm")) => false,
+            Some(&("context rm" | "manifest create" | "manifest rm" | "network rm")) => false,
             Some(&"context export") => true,
             _ => self.flags().next().is_some(),
         };

@@ -47,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) proxies: [String; 3],
     pub(crate) registries: registries::Asked,
     pub(crate) networks: networks::Asked,
+    /// Whether there is a table of the packet filter.
+    pub(crate) firewall: bool,
     /// Seconds for the shutdown; none waits for ever.
     pub(crate) shutdown_timeout: Option<u64>,
     pub(crate) live: Reloadable,
@@ -207,6 +209,7 @@ impl Config {
             proxies,
             registries,
             networks,
+            firewall: said("iptables").unwrap_or(true),
             // Docker's: negative waits for ever.
             shutdown_timeout: u64::try_from(number("shutdown-timeout").unwrap_or(15)).ok(),
             live,
@@ -220,16 +223,33 @@ impl Config {
         self.features.get("cdi").copied().unwrap_or(true).then(|| self.cdi_dirs.clone())
     }
 
+    /// What the packet filter's table is called: engines with roots of their own do not meet.
+    pub(crate) fn own_name(&self) -> String {
+        self.parent_of_root().trim_start_matches('/').replace('/', "-")
+    }
+
+    /// The device of the default network.
+    pub(crate) fn default_bridge(&self) -> String {
+        match self.parent_of_root().strip_prefix("/havre/") {
+            None => havre_net::networks::DEFAULT_BRIDGE.to_owned(),
+            Some(own) => format!("hv{own}"),
+        }
+    }
+
     /// The parent of all control groups: engines with roots of their own do not meet.
     pub(crate) fn parent_group(&self) -> String {
         match &self.cgroup_parent {
             Some(parent) => format!("/{}", parent.trim_matches('/')),
-            None if self.data_root == Path::new(HAVRE.data_root) => "/havre".to_owned(),
-            None => {
-                let digest = havre_oci::Digest::of_bytes(self.data_root.as_os_str().as_encoded_bytes());
-                format!("/havre/{}", digest.short())
-            }
+            None => self.parent_of_root(),
         }
+    }
+
+    fn parent_of_root(&self) -> String {
+        if self.data_root == Path::new(HAVRE.data_root) {
+            return "/havre".to_owned();
+        }
+        let digest = havre_oci::Digest::of_bytes(self.data_root.as_os_str().as_encoded_bytes());
+        format!("/havre/{}", digest.short())
     }
 }
 

@@ -27,7 +27,9 @@ use havre_engine::spec::SeccompSpec;
 use havre_engine::{Engine, EngineError, Live, Settings};
 use havre_image::{ImageError, Images};
 use havre_net::NetError;
+use havre_net::fabric::FabricSpec;
 use havre_net::networks::Networks;
+use havre_net::spec::NetworkSpec;
 use havre_registry::Registries;
 use havre_server::{Info, Limits, Server};
 use havre_store::StoreError;
@@ -216,10 +218,14 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
         rlimits: config.rlimits.clone(),
         time_namespaces: config.features.get("time-namespaces").copied().unwrap_or(true),
         cdi_folders: config.cdi_folders(),
+        fabric: FabricSpec {
+            table: config.firewall.then(|| config.own_name()),
+            mark: config.exec_root.join("forwarding"),
+        },
         live: Live::new(config.live.clone()),
     };
     let id = engine_id(&config.data_root)?;
-    let networks = Networks::open(Arc::clone(&db), config.networks.pools(&id), &config.networks.default)?;
+    let networks = Networks::open(Arc::clone(&db), config.networks.pools(&id), &default_network(&config))?;
     let engine = Arc::new(Engine::open(settings, images, Arc::new(networks), db).await?);
     let server = Server::new(Arc::clone(&engine), info(&config, id), Limits::default());
     let mut signals = Signals::watch()?;
@@ -257,6 +263,13 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
         }
     }
     Ok(())
+}
+
+/// The default network as the configuration has it, on a device of this engine's own.
+fn default_network(config: &Config) -> NetworkSpec {
+    let mut spec = config.networks.default.clone();
+    spec.options.insert("com.docker.network.bridge.name".into(), config.default_bridge());
+    spec
 }
 
 /// Files that are there as long as the daemon is, however it ends.

@@ -126,7 +126,10 @@ fn block(
         let Some(text) = last(name).filter(|text| !text.is_empty()) else { return Ok(None) };
         match text.parse::<IpNet>() {
             Ok(net) if net.addr().is_ipv6() == ipv6 => Ok(Some(net)),
-            _ => Err(refuse(format!("invalid {name}: {text:?}: want an IPv{} subnet", if ipv6 { 6 } else { 4 }))),
+            _ => Err(refuse(format!(
+                "invalid {name}: {text:?}: want an IPv{} subnet",
+                if ipv6 { 6 } else { 4 }
+            ))),
         }
     };
     let (bridge, part) = (net(bip)?, net(range)?.map(|net| net.trunc()));
@@ -151,7 +154,9 @@ fn block(
     if let Some(block) = &block
         && block.auxiliary.values().any(|address| Some(*address) == bridge_address)
     {
-        return Err(refuse(format!("invalid {router}: it is the bridge's own address, which is the default")));
+        return Err(refuse(format!(
+            "invalid {router}: it is the bridge's own address, which is the default"
+        )));
     }
     Ok(block)
 }
@@ -165,7 +170,8 @@ pub(crate) fn driver_options(texts: &[String]) -> Result<BTreeMap<String, BTreeM
         let options = found.entry(driver.to_owned()).or_default();
         if rest.starts_with('{') {
             options.extend(
-                serde_json::from_str::<BTreeMap<String, String>>(rest).map_err(|error| wrong(&error.to_string()))?,
+                serde_json::from_str::<BTreeMap<String, String>>(rest)
+                    .map_err(|error| wrong(&error.to_string()))?,
             );
         } else {
             let (name, value) = rest.split_once('=').ok_or_else(|| wrong("want DRIVER=OPTION=VALUE"))?;
@@ -173,7 +179,8 @@ pub(crate) fn driver_options(texts: &[String]) -> Result<BTreeMap<String, BTreeM
         }
     }
     for (driver, options) in &found {
-        let driver = Driver::parse(driver).map_err(|error| refuse(format!("invalid default-network-opts: {error}")))?;
+        let driver = Driver::parse(driver)
+            .map_err(|error| refuse(format!("invalid default-network-opts: {error}")))?;
         Options::parse(&driver, options)
             .map_err(|error| refuse(format!("invalid default-network-opts: {error}")))?;
     }
@@ -185,10 +192,11 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Asked> {
-        let values: BTreeMap<String, Vec<String>> = pairs.iter().fold(BTreeMap::new(), |mut map, (name, value)| {
-            map.entry((*name).to_owned()).or_insert_with(Vec::new).push((*value).to_owned());
-            map
-        });
+        let values: BTreeMap<String, Vec<String>> =
+            pairs.iter().fold(BTreeMap::new(), |mut map, (name, value)| {
+                map.entry((*name).to_owned()).or_insert_with(Vec::new).push((*value).to_owned());
+                map
+            });
         let all = |name: &str| values.get(name).map_or(&[][..], Vec::as_slice);
         let last = |name: &str| all(name).last().cloned();
         Asked::read(&all, &last, &|name| last(name).map(|text| text == "true"))
@@ -212,7 +220,10 @@ mod tests {
         .unwrap();
         let [four, six] = asked.default.blocks.as_slice() else { panic!("{asked:?}") };
         assert_eq!(four.gateway.unwrap().to_string(), "10.9.0.5");
-        assert_eq!((four.subnet.unwrap().to_string(), four.range.unwrap().to_string()), ("10.9.0.0/24".into(), "10.9.0.128/25".into()));
+        assert_eq!(
+            (four.subnet.unwrap().to_string(), four.range.unwrap().to_string()),
+            ("10.9.0.0/24".into(), "10.9.0.128/25".into())
+        );
         assert_eq!(four.auxiliary["DefaultGatewayIPv4"].to_string(), "10.9.0.9");
         assert_eq!(six.subnet.unwrap().to_string(), "fd09::/64");
         assert_eq!(asked.default.options["com.docker.network.bridge.enable_icc"], "false");
@@ -240,11 +251,14 @@ mod tests {
         assert_eq!(asked.pools.len(), 2);
         assert_eq!(asked.pools("x"), asked.pools("x"));
         assert_ne!(asked.pools("x"), asked.pools("y"));
-        for bad in ["base=10.0.0.0/8", "size=24", "base=x,size=24", "base=10.0.0.0/8,size=4", "a", r#"{"base":1}"#] {
+        for bad in
+            ["base=10.0.0.0/8", "size=24", "base=x,size=24", "base=10.0.0.0/8,size=4", "a", r#"{"base":1}"#]
+        {
             let error = read(&[("default-address-pool", bad)]).unwrap_err().to_string();
             assert!(error.contains("default-address-pools"), "{error}");
         }
-        let texts = ["bridge=com.docker.network.driver.mtu=1400", r#"macvlan={"parent":"eth0"}"#].map(str::to_owned);
+        let texts =
+            ["bridge=com.docker.network.driver.mtu=1400", r#"macvlan={"parent":"eth0"}"#].map(str::to_owned);
         let options = driver_options(&texts).unwrap();
         assert_eq!(options["bridge"]["com.docker.network.driver.mtu"], "1400");
         assert_eq!(options["macvlan"]["parent"], "eth0");

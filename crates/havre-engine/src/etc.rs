@@ -2,8 +2,10 @@
 //!
 //! Invariant: they are written anew at each start, readable by everybody inside.
 
+use std::net::IpAddr;
 use std::path::Path;
 
+use havre_net::networks::Endpoint;
 use havre_sys::durable::{Durability, replace_with};
 
 use crate::EngineError;
@@ -12,7 +14,7 @@ use crate::record::Fixed;
 use crate::spec::NetworkMode;
 
 /// Writes the files below `dir`.
-pub(crate) fn write(dir: &Path, fixed: &Fixed) -> Result<EtcFiles, EngineError> {
+pub(crate) fn write(dir: &Path, fixed: &Fixed, places: &[Endpoint]) -> Result<EtcFiles, EngineError> {
     let files = EtcFiles {
         hosts: dir.join("hosts"),
         hostname: dir.join("hostname"),
@@ -22,10 +24,33 @@ pub(crate) fn write(dir: &Path, fixed: &Fixed) -> Result<EtcFiles, EngineError> 
         replace_with(path, text.as_bytes(), 0o644, Durability::Process)
             .map_err(EngineError::io("write", path))
     };
-    put(&files.hosts, &hosts(fixed, &host_file("/etc/hosts")))?;
+    put(&files.hosts, &hosts(fixed, places, &host_file("/etc/hosts")))?;
     put(&files.hostname, &format!("{}\n", fixed.hostname))?;
-    put(&files.resolv_conf, &resolv_conf(fixed, &host_file("/etc/resolv.conf")))?;
+    put(&files.resolv_conf, &resolv_conf(fixed, &servers(fixed)))?;
     Ok(files)
+}
+
+/// The host's servers. Those on its loopback are nobody's that has one of its own; a resolver that listens there keeps the
+/// servers it asks in a file of its own.
+fn servers(fixed: &Fixed) -> String {
+    let text = host_file("/etc/resolv.conf");
+    if fixed.spec.network != NetworkMode::Networks {
+        return text;
+    }
+    let is_local = |line: &&str| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("nameserver")
+            && words
+                .next()
+                .and_then(|word| word.parse::<IpAddr>().ok())
+                .is_some_and(|address| address.is_loopback())
+    };
+    let text = match text.lines().filter(is_local).count() {
+        0 => return text,
+        _ if text.contains("127.0.0.53") => host_file("/run/systemd/resolve/resolv.conf"),
+        _ => text,
+    };
+    text.lines().filter(|line| !is_local(line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// A host without the file has an empty one.
@@ -33,7 +58,7 @@ fn host_file(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-fn hosts(fixed: &Fixed, host: &str) -> String {
+fn hosts(fixed: &Fixed, places: &[Endpoint], host: &str) -> String {
     let mut text = if fixed.spec.network == NetworkMode::Host {
         let mut text = host.to_owned();
         if !text.is_empty() && !text.ends_with('\n') {
@@ -46,6 +71,10 @@ fn hosts(fixed: &Fixed, host: &str) -> String {
     };
     for (name, address) in &fixed.spec.extra_hosts {
         text.push_str(&format!("{address}\t{name}\n"));
+    }
+    // Its own name leads to itself in each of its networks.
+    for net in places.iter().flat_map(|place| &place.addresses) {
+        text.push_str(&format!("{}\t{}\n", net.addr(), fixed.hostname));
     }
     text
 }

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use havre_base::{ContainerId, ContainerName, ExecId};
 use havre_image::{Images, Writable};
+use havre_net::fabric::{Connected, Fabric};
 use havre_oci::runtime::{LinuxCapabilities, LinuxPids, LinuxResources, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
 use havre_runtime::cgroup::{Cgroup, Changed, Layout};
@@ -46,6 +47,7 @@ pub(crate) struct Launched {
 pub(crate) struct Launcher {
     pub(crate) settings: Settings,
     pub(crate) images: Arc<Images>,
+    pub(crate) fabric: Arc<Fabric>,
     pub(crate) events: Arc<Events>,
     pub(crate) index: Arc<Index>,
     db: Arc<Db>,
@@ -64,6 +66,7 @@ impl Launcher {
     pub(crate) fn new(
         settings: Settings,
         images: Arc<Images>,
+        fabric: Arc<Fabric>,
         events: Arc<Events>,
         index: Arc<Index>,
         db: Arc<Db>,
@@ -83,6 +86,7 @@ impl Launcher {
         Ok(Self {
             settings,
             images,
+            fabric,
             events,
             index,
             db,
@@ -121,12 +125,14 @@ impl Launcher {
         &self,
         fixed: &Fixed,
         mut clients: Vec<Attachment>,
+        connected: Option<Connected>,
     ) -> Result<Launched, EngineError> {
         let began = Instant::now();
         let id = &fixed.id;
         let data_dir = self.data_dir(id);
         std::fs::create_dir_all(&data_dir).map_err(EngineError::io("create", &data_dir))?;
-        let files = crate::etc::write(&data_dir, fixed)?;
+        let places = connected.as_ref().map_or(&[][..], |connected| &connected.endpoints);
+        let files = crate::etc::write(&data_dir, fixed, places)?;
         let runtime = self.settings.live.get().runtime(fixed.spec.runtime.as_deref())?.cloned();
         let init = fixed.spec.init.unwrap_or(self.settings.default_init);
         let donors = self.donors(fixed)?;
@@ -200,8 +206,11 @@ impl Launcher {
         remove_tree(&run_dir)?;
         std::fs::create_dir_all(&run_dir).map_err(EngineError::io("create", &run_dir))?;
         let more_clients = clients.split_off(clients.len().min(CLIENTS_AT_START));
-        let started =
-            link::spawn(self.binary.as_fd(), &config, filter.as_ref().map(|fd| fd.as_fd()), clients);
+        let started = {
+            let filter = filter.as_ref().map(|fd| fd.as_fd());
+            let network = connected.as_ref().map(|connected| connected.namespace.as_fd());
+            link::spawn(self.binary.as_fd(), &config, filter, network, clients)
+        };
         let (link, child) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -250,7 +259,7 @@ impl Launcher {
         let mut donors: Vec<Donor> = Vec::new();
         let network = match &spec.network {
             NetworkMode::Container(id) => Some(id),
-            NetworkMode::None | NetworkMode::Host => None,
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Networks => None,
         };
         let pid = match &spec.pid {
             Sharing::Container(id) => Some(id),

@@ -42,6 +42,7 @@ mod why;
 use std::sync::Arc;
 
 use havre_image::Images;
+use havre_net::fabric::Fabric;
 use havre_net::networks::Networks;
 use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Db;
@@ -83,6 +84,8 @@ pub struct Engine {
     pub images: Arc<Images>,
     /// Networks and who is in them.
     pub networks: Arc<Networks>,
+    /// What the kernel has of them.
+    pub(crate) fabric: Arc<Fabric>,
     /// What happened.
     pub events: Arc<Events>,
     /// What the daemon decided for all containers.
@@ -99,9 +102,11 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let events = Arc::new(Events::default());
         let index = Arc::new(index::Index::default());
+        let fabric = Arc::new(Fabric::open(Arc::clone(&networks), &settings.fabric)?);
         let launcher = Arc::new(launcher::Launcher::new(
             settings.clone(),
             Arc::clone(&images),
+            Arc::clone(&fabric),
             Arc::clone(&events),
             index,
             Arc::clone(&db),
@@ -109,12 +114,15 @@ impl Engine {
         let containers = Containers::new(Arc::clone(&launcher));
         let files = Files::new(Arc::clone(&launcher));
         recovery::recover(&launcher, &containers, &db).await?;
-        Ok(Self { containers, files, images, networks, events, settings })
+        Ok(Self { containers, files, images, networks, fabric, events, settings })
     }
 
     /// Lets go of everything; containers keep running.
     pub async fn shutdown(&self) {
         self.containers.close().await;
+        let fabric = Arc::clone(&self.fabric);
+        // Whatever went wrong was told.
+        drop(tokio::task::spawn_blocking(move || fabric.close()).await);
         // The parent group goes too when no container is in it; one above it may be another engine's.
         let parent = &self.settings.cgroup_parent;
         if Cgroup::children_under(parent).is_empty() {

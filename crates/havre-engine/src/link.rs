@@ -78,11 +78,12 @@ pub(crate) fn try_lock(run_dir: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Starts a shim for `config`. The clients are attached before the container writes its first byte.
+/// Starts a shim for `config`; `network` is the namespace that the container gets. The clients are attached before the container writes its first byte.
 pub(crate) fn spawn(
     binary: BorrowedFd<'_>,
     config: &ShimConfig,
     filter: Option<BorrowedFd<'_>>,
+    network: Option<BorrowedFd<'_>>,
     clients: Vec<(AttachSpec, OwnedFd)>,
 ) -> io::Result<(Link, Child)> {
     let lock = try_lock(&config.run_dir)?
@@ -108,10 +109,12 @@ pub(crate) fn spawn(
     let hello = Hello {
         version: VERSION,
         filter: filter.is_some(),
+        network: network.is_some(),
         clients: clients.iter().map(|(spec, _)| spec.clone()).collect(),
     };
     let mut fds = vec![memfd.as_fd(), lock.as_fd()];
     fds.extend(filter);
+    fds.extend(network);
     fds.extend(clients.iter().map(|(_, fd)| fd.as_fd()));
     let bytes = serde_json::to_vec(&hello).map_err(io::Error::other)?;
     seqpacket::send(ours.as_fd(), &bytes, &fds)?;

@@ -4,6 +4,9 @@
 //! variables of the user win over the image's; the image's working directory, user and stop signal
 //! apply where the user gave none.
 
+use std::collections::BTreeSet;
+
+use havre_net::ports::Port;
 use havre_oci::image::ContainerConfig as ImageConfig;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +35,9 @@ pub struct Merged {
     pub labels: std::collections::BTreeMap<String, String>,
     /// The signal that asks it to stop.
     pub stop_signal: i32,
+    /// Ports that image and user say are used.
+    #[serde(default)]
+    pub exposed: Vec<Port>,
 }
 
 impl Merged {
@@ -66,6 +72,11 @@ impl Merged {
             (None, "") => DEFAULT_STOP,
             (None, text) => crate::signal::parse(text)?,
         };
+        let ranges = image.exposed_ports.keys().filter_map(|text| Port::range(text));
+        let of_image = ranges.flat_map(|(first, last)| {
+            (first.number..=last.number).map(move |number| Port { number, ..first })
+        });
+        let exposed: BTreeSet<Port> = of_image.chain(spec.exposed.iter().copied()).collect();
         let or_image = |own: &str, image: &str| if own.is_empty() { image } else { own }.to_owned();
         Ok(Self {
             entrypoint,
@@ -75,6 +86,7 @@ impl Merged {
             working_dir: or_image(&spec.working_dir, &image.working_dir),
             labels,
             stop_signal,
+            exposed: exposed.into_iter().collect(),
         })
     }
 
@@ -126,6 +138,17 @@ mod tests {
             env: words("A=1 B=2").unwrap(),
             ..ImageConfig::default()
         }
+    }
+
+    #[test]
+    fn ports_of_image_and_user_are_exposed() {
+        let text = r#"{"Cmd":["a"],"ExposedPorts":{"80/tcp":{},"53-54/udp":{},"nonsense":{}}}"#;
+        let image: ImageConfig = serde_json::from_str(text).unwrap();
+        let exposed =
+            Port::range("80").into_iter().chain(Port::range("9/sctp")).map(|(port, _)| port).collect();
+        let merged = Merged::new(&ContainerSpec { exposed, ..ContainerSpec::default() }, &image).unwrap();
+        let shown: Vec<String> = merged.exposed.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["9/sctp", "53/udp", "54/udp", "80/tcp"]);
     }
 
     #[test]

@@ -6,15 +6,66 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use havre_base::ContainerName;
 use havre_net::NetError;
-use havre_net::networks::{Network, Networks};
+use havre_net::fabric::Fabric;
+use havre_net::networks::Network;
+use havre_net::ports::PublishedPort;
 use havre_net::spec::NetworkSpec;
 
+use crate::record::Fixed;
+use crate::spec::ContainerSpec;
 use crate::{Engine, EngineError};
+
+/// Whether containers are joined to networks when they start.
+pub const JOINS: bool = true;
+
+/// Refuses a start that would not do what was asked.
+pub(crate) fn check_start(spec: &ContainerSpec) -> Result<(), EngineError> {
+    for endpoint in &spec.endpoints {
+        let wanted = [
+            ("--link", !endpoint.links.is_empty()),
+            ("--network-alias (there are no names of containers yet)", !endpoint.aliases.is_empty()),
+            ("--link-local-ip", !endpoint.link_local.is_empty()),
+            ("driver options of an endpoint", !endpoint.options.is_empty()),
+        ];
+        if let Some((what, _)) = wanted.iter().find(|(_, asked)| *asked) {
+            return Err(EngineError::NotYet((*what).to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// The ports of a container that are to be reached on the host.
+pub(crate) fn ports(fixed: &Fixed) -> Vec<PublishedPort> {
+    let spec = &fixed.spec;
+    let mut ports = spec.published.clone();
+    if spec.publish_all {
+        let new =
+            fixed.merged.exposed.iter().filter(|port| !spec.published.iter().any(|one| one.port == **port));
+        ports.extend(
+            new.map(|port| PublishedPort { port: *port, address: None, host: (0, 0) }).collect::<Vec<_>>(),
+        );
+    }
+    ports
+}
+
+/// Why a container could not be joined, in Docker's words.
+pub(crate) fn unconnected(fixed: &Fixed, name: &ContainerName, error: NetError) -> EngineError {
+    match error {
+        NetError::PortAllocated(_) | NetError::PortInUse { .. } | NetError::NoPort { .. } => {
+            EngineError::State(format!(
+                "driver failed programming external connectivity on endpoint {name} ({}): {error}",
+                fixed.id
+            ))
+        }
+        other => other.into(),
+    }
+}
 
 /// Makes a network. Also returns which of its options have no effect.
 pub async fn create(engine: &Engine, spec: NetworkSpec) -> Result<(Network, Vec<String>), EngineError> {
-    let (network, warnings) = blocking(engine, move |networks| networks.create(spec)).await?;
+    let (network, warnings) = blocking(engine, move |fabric| fabric.create(spec)).await?;
     happened(engine, "create", &network, &[]);
     Ok((network, warnings))
 }
@@ -22,19 +73,17 @@ pub async fn create(engine: &Engine, spec: NetworkSpec) -> Result<(Network, Vec<
 /// Removes a network that nobody is in.
 pub async fn remove(engine: &Engine, name: &str) -> Result<(), EngineError> {
     let name = name.to_owned();
-    let network = blocking(engine, move |networks| networks.remove(&name)).await?;
+    let network = blocking(engine, move |fabric| fabric.remove(&name)).await?;
     happened(engine, "destroy", &network, &[]);
     Ok(())
 }
 
 /// Removes the networks that nobody is in and that `chosen` holds for; returns their names.
-pub async fn prune(
-    engine: &Engine,
-    chosen: impl Fn(&Network) -> bool,
-) -> Result<Vec<String>, EngineError> {
+pub async fn prune(engine: &Engine, chosen: impl Fn(&Network) -> bool) -> Result<Vec<String>, EngineError> {
     let mut removed = Vec::new();
     for network in engine.networks.list() {
-        if network.is_predefined() || !engine.networks.endpoints(&network.id).is_empty() || !chosen(&network) {
+        if network.is_predefined() || !engine.networks.endpoints(&network.id).is_empty() || !chosen(&network)
+        {
             continue;
         }
         match remove(engine, network.id.as_str()).await {
@@ -59,9 +108,9 @@ pub fn happened(engine: &Engine, action: &str, network: &Network, more: &[(&str,
 /// The database writes with a sync.
 async fn blocking<T: Send + 'static>(
     engine: &Engine,
-    work: impl FnOnce(&Networks) -> Result<T, NetError> + Send + 'static,
+    work: impl FnOnce(&Fabric) -> Result<T, NetError> + Send + 'static,
 ) -> Result<T, EngineError> {
-    let networks = Arc::clone(&engine.networks);
-    let done = tokio::task::spawn_blocking(move || work(&networks));
+    let fabric = Arc::clone(&engine.fabric);
+    let done = tokio::task::spawn_blocking(move || work(&fabric));
     Ok(done.await.map_err(|_| EngineError::ShuttingDown)??)
 }

@@ -257,7 +257,7 @@ fn namespaces(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Namespace>, Eng
     };
     let mut list = vec![Namespace::new(K::Mount)];
     match &spec.network {
-        NetworkMode::None => list.push(Namespace::new(K::Network)),
+        NetworkMode::None | NetworkMode::Networks => list.push(Namespace::new(K::Network)),
         NetworkMode::Host => {}
         NetworkMode::Container(id) => list.push(join(K::Network, "net", id.as_str())?),
     }
@@ -275,7 +275,9 @@ fn namespaces(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Namespace>, Eng
         match &spec.network {
             // Containers that share a network share its name, as Docker's.
             NetworkMode::Container(id) => list.push(join(K::Uts, "uts", id.as_str())?),
-            NetworkMode::None | NetworkMode::Host => list.push(Namespace::new(K::Uts)),
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Networks => {
+                list.push(Namespace::new(K::Uts));
+            }
         }
     }
     if !spec.cgroupns_host {

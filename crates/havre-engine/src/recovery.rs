@@ -50,7 +50,14 @@ pub(crate) async fn recover(
         }
     }
     sweep(launcher, &known);
-    Ok(())
+    let launcher = Arc::clone(launcher);
+    let restore = move || {
+        let runs = |id: &ContainerId| {
+            launcher.index.find(id.as_str()).is_ok_and(|handle| handle.view.borrow().now.state.is_alive())
+        };
+        launcher.fabric.restore(&runs);
+    };
+    tokio::task::spawn_blocking(restore).await.map_err(|_| EngineError::ShuttingDown)
 }
 
 async fn recover_one(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use havre_net::fabric::FabricSpec;
 use havre_oci::runtime::Rlimit;
 use havre_runtime::shim::protocol::ExternalRuntime;
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub time_namespaces: bool,
     /// Folders with descriptions of devices (CDI); none turns that driver off.
     pub cdi_folders: Option<Vec<PathBuf>>,
+    /// How networks are made on this host.
+    pub fabric: FabricSpec,
     /// What may change while the daemon runs.
     pub live: Live,
 }

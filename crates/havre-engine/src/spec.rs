@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use havre_base::ContainerId;
+use havre_net::networks::EndpointSpec;
+use havre_net::ports::{Port, PublishedPort};
 use havre_oci::runtime::{DeviceRule, Rlimit};
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +103,18 @@ pub struct ContainerSpec {
     /// Devices that drivers provide.
     #[serde(default)]
     pub device_requests: Vec<DeviceRequest>,
+    /// The networks to join, in this order. Only with [`NetworkMode::Networks`].
+    #[serde(default)]
+    pub endpoints: Vec<EndpointSpec>,
+    /// Ports to be reached on the host.
+    #[serde(default)]
+    pub published: Vec<PublishedPort>,
+    /// Ports that are used, besides the image's: [`crate::Merged`] has all.
+    #[serde(default)]
+    pub exposed: Vec<Port>,
+    /// Publish every exposed port.
+    #[serde(default)]
+    pub publish_all: bool,
 }
 
 /// What to do when a container ends by itself.
@@ -130,6 +144,8 @@ pub enum NetworkMode {
     Host,
     /// Another container's.
     Container(ContainerId),
+    /// Its own, joined to networks.
+    Networks,
 }
 
 /// Whose process ids a container sees.

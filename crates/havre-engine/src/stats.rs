@@ -131,7 +131,7 @@ fn read(launcher: &Launcher, view: &View) -> Option<Sample> {
     usage.memory.limit = usage.memory.limit.min(machine_memory());
     let networks = match view.fixed.spec.network {
         NetworkMode::Host => BTreeMap::new(),
-        NetworkMode::None | NetworkMode::Container(_) => {
+        NetworkMode::None | NetworkMode::Container(_) | NetworkMode::Networks => {
             traffic(&std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default())
         }
     };

@@ -89,7 +89,9 @@ impl Block {
     pub fn used(&self) -> u64 {
         let (first, last) = self.bounds(&self.subnet);
         let ends = (first - number(self.subnet.network())) + (number(self.subnet.broadcast()) - last);
-        u64::try_from(ends).unwrap_or(u64::MAX).saturating_add(u64::try_from(self.given.len()).unwrap_or(u64::MAX))
+        u64::try_from(ends)
+            .unwrap_or(u64::MAX)
+            .saturating_add(u64::try_from(self.given.len()).unwrap_or(u64::MAX))
     }
 
     /// How many are left of the range.

@@ -129,7 +129,9 @@ impl Fabric {
     /// those of networks that are gone. What cannot be made is told, and fails again where it is needed.
     pub fn restore(&self, runs: &dyn Fn(&ContainerId) -> bool) {
         self.networks.sweep(runs);
-        let all = self.networks.list();
+        let mut all = self.networks.list();
+        // The default network is made for its first container, so that an engine without one leaves the host as it is.
+        all.retain(|network| !network.is_predefined() || !self.networks.endpoints(&network.id).is_empty());
         let mut host = self.host();
         if let Err(error) = bridge::sweep(&mut host, &all) {
             tracing::warn!(
@@ -156,7 +158,7 @@ impl Fabric {
 
     /// All at once, so that running containers lose nothing.
     fn restore_firewall(&self, all: &[Network]) -> Result<()> {
-        let Some(firewall) = &self.firewall else { return Ok(()) };
+        let Some(firewall) = self.firewall.as_ref().filter(|_| !all.is_empty()) else { return Ok(()) };
         let bridges = all.iter().filter(|network| network.spec.driver == Driver::Bridge);
         let by_id: BTreeMap<&NetworkId, &Network> = bridges.map(|network| (&network.id, network)).collect();
         let places = self.networks.all_endpoints();
@@ -251,6 +253,9 @@ impl Fabric {
     fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
         match network.spec.driver {
             Driver::Bridge => {
+                if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
+                    self.lay(network)?;
+                }
                 let mut host = self.host();
                 let bridge = bridge::ensure(&mut host, network)?;
                 sandbox.plug(&mut host, bridge, network, endpoint).map(drop)
@@ -312,7 +317,7 @@ impl Fabric {
         }
         drop(host);
         if self.networks.all_endpoints().is_empty()
-            && let Some(firewall) = &self.firewall
+            && let Some(firewall) = self.firewall.as_ref().filter(|firewall| firewall.is_used())
             && let Err(error) = firewall.empty()
         {
             tracing::warn!(error = havre_base::chain(&error), "cannot empty the firewall's table");

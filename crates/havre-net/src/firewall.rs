@@ -328,9 +328,10 @@ impl Firewall {
         self.write(nft, wanted)
     }
 
-    /// Takes everything out; the table stays, because the administrator may have rules in it.
+    /// Takes everything out, and the table too unless the administrator has rules in it.
     pub fn empty(&self) -> Result<()> {
-        self.replace(std::iter::empty(), std::iter::empty())
+        let kept = self.state().0.rules(self.table())?.iter().any(|rule| rule.chain == "user");
+        if kept { self.replace(std::iter::empty(), std::iter::empty()) } else { self.remove() }
     }
 
     /// Adds and removes elements in one transaction; if the table is not what it should be, all of it is written.
@@ -360,6 +361,18 @@ impl Firewall {
                 self.write(nft, wanted)
             }
         }
+    }
+
+    /// Whether a network is in.
+    #[must_use]
+    pub fn has(&self, network: &NetworkId) -> bool {
+        self.state().1.networks.contains_key(network)
+    }
+
+    /// Whether any network is in.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        !self.state().1.networks.is_empty()
     }
 
     /// Lets a network in.

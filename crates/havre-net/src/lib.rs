@@ -6,6 +6,7 @@
 
 pub mod addresses;
 pub mod bridge;
+pub mod dns;
 mod error;
 pub mod fabric;
 pub mod firewall;

@@ -75,6 +75,9 @@ pub struct EndpointSpec {
     pub options: BTreeMap<String, String>,
     /// Whose gateway is the default one: the highest.
     pub priority: i64,
+    /// Link-local addresses it wants besides.
+    #[serde(default)]
+    pub link_local: Vec<IpAddr>,
 }
 
 /// A container's place in a network.
@@ -105,6 +108,13 @@ struct State {
     endpoints: BTreeMap<EndpointId, Endpoint>,
     /// Of each network, its subnets in the order of its record.
     blocks: BTreeMap<NetworkId, Vec<Block>>,
+}
+
+/// What is recorded, while nothing changes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recorded<'a> {
+    pub(crate) networks: &'a BTreeMap<NetworkId, Network>,
+    pub(crate) endpoints: &'a BTreeMap<EndpointId, Endpoint>,
 }
 
 /// The networks of this machine.
@@ -158,7 +168,8 @@ impl Networks {
         // The same network with another configuration. Where it names no subnet, the old one stays.
         state.networks.remove(&known.id);
         state.blocks.remove(&known.id);
-        let made = self.plan(&state, &spec, &known.id, (spec.blocks == known.spec.blocks).then_some(&known.blocks))?;
+        let made =
+            self.plan(&state, &spec, &known.id, (spec.blocks == known.spec.blocks).then_some(&known.blocks))?;
         (known.blocks, known.bridge) = made;
         known.spec = spec;
         self.db.commit(Batch::new().put(NETWORKS, known.id.as_str(), &known))?;
@@ -211,7 +222,8 @@ impl Networks {
         let mut blocks = Vec::new();
         if matches!(spec.driver, Driver::Bridge | Driver::Macvlan | Driver::Ipvlan) {
             for asked in had.unwrap_or(&spec.blocks) {
-                let of_family = asked.subnet.is_none_or(|net| if net.addr().is_ipv6() { spec.ipv6 } else { spec.ipv4 });
+                let of_family =
+                    asked.subnet.is_none_or(|net| if net.addr().is_ipv6() { spec.ipv6 } else { spec.ipv4 });
                 if !of_family {
                     continue;
                 }
@@ -281,6 +293,12 @@ impl Networks {
         let state = self.state();
         let blocks = state.blocks.get(network).into_iter().flatten();
         blocks.map(|block| (block.subnet(), block.used(), block.left())).collect()
+    }
+
+    /// Looks at all of it at once, without copies; changes wait.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(Recorded<'_>) -> T) -> T {
+        let state = self.state();
+        look(Recorded { networks: &state.networks, endpoints: &state.endpoints })
     }
 
     /// In which networks a container is.
@@ -619,7 +637,10 @@ mod tests {
         assert_eq!(second.options().mtu, 1400);
         let networks = again(&with("bridge", "198.19.7.0/24"));
         let third = networks.find("bridge").unwrap();
-        assert_eq!((&third.id, third.blocks[0].subnet.unwrap().to_string().as_str()), (&first.id, "198.19.7.0/24"));
+        assert_eq!(
+            (&third.id, third.blocks[0].subnet.unwrap().to_string().as_str()),
+            (&first.id, "198.19.7.0/24")
+        );
         networks.join(&ContainerId::random(), "one", asks("bridge")).unwrap();
         drop(networks);
         assert_eq!(again(&spec("bridge")).find("bridge").unwrap().blocks, third.blocks);

@@ -92,7 +92,11 @@ impl Taken {
             let one = |to: &IpAddr| Publication {
                 protocol: asked.port.protocol,
                 at: address.or_else(|| {
-                    prefers.filter(|prefers| asked.address.is_none() && prefers.is_ipv6() == to.is_ipv6())
+                    prefers.filter(|prefers| {
+                        !prefers.is_unspecified()
+                            && asked.address.is_none()
+                            && prefers.is_ipv6() == to.is_ipv6()
+                    })
                 }),
                 port,
                 to: *to,

@@ -184,7 +184,13 @@ fn leading_out<'a>(
         let of_family =
             |block: &&crate::spec::BlockSpec| block.subnet.is_some_and(|net| net.addr().is_ipv6() == ipv6);
         let has = endpoint.addresses.iter().any(|net| net.addr().is_ipv6() == ipv6);
-        let gateway = network.blocks.iter().find(of_family).and_then(|block| block.gateway);
+        // A router of the administrator's goes before the bridge itself.
+        let router = if ipv6 { "DefaultGatewayIPv6" } else { "DefaultGatewayIPv4" };
+        let gateway = network
+            .blocks
+            .iter()
+            .find(of_family)
+            .and_then(|block| block.auxiliary.get(router).copied().or(block.gateway));
         if let (true, Some(gateway)) = (has, gateway) {
             out.push((network, endpoint, gateway));
         }

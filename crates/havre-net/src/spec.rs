@@ -162,7 +162,9 @@ fn check_name(name: &str) -> Result<()> {
 /// Reads the subnets of a request; all faults are told together.
 pub fn blocks(texts: &[BlockText]) -> Result<Vec<BlockSpec>> {
     let mut faults = Vec::new();
-    let blocks = texts.iter().filter_map(|text| block(text, &mut faults)).collect();
+    let mut blocks: Vec<BlockSpec> = texts.iter().filter_map(|text| block(text, &mut faults)).collect();
+    // Docker's client sends them in any order.
+    blocks.sort_by_key(|block| block.subnet.is_some_and(|net| net.addr().is_ipv6()));
     if faults.is_empty() {
         Ok(blocks)
     } else {

@@ -15,8 +15,8 @@ use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
 use crate::routes::{
-    containers, debug, events, execs, files, fsck, images, live, networks, registry, streams, system, usage, websocket,
-    why,
+    containers, debug, events, execs, files, fsck, images, live, networks, registry, streams, system, usage,
+    websocket, why,
 };
 use crate::{Server, Transport, origin};
 

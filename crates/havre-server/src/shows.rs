@@ -8,10 +8,14 @@ use havre_api::container::{
 };
 use havre_api::host::HostConfig;
 use havre_api::image::GraphDriver;
-use havre_api::network::{EndpointSettings, NetworkSettings};
 use havre_base::{Clock as _, SystemClock, Timestamp};
-use havre_engine::spec::{MountKind, NetworkMode, SeccompSpec};
+use havre_engine::spec::{MountKind, SeccompSpec};
 use havre_engine::{Engine, State as Life, View};
+
+mod networks;
+
+pub(crate) use networks::networks;
+use networks::{mode, settings, summary_ports};
 
 /// Go's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -55,23 +59,6 @@ pub(crate) fn status(view: &View) -> String {
 
 fn part<T: serde::de::DeserializeOwned + Default>(view: &View, key: &str) -> T {
     view.fixed.asked.get(key).and_then(|value| T::deserialize(value).ok()).unwrap_or_default()
-}
-
-fn network_name(view: &View) -> String {
-    match &view.fixed.spec.network {
-        NetworkMode::Host => "host".into(),
-        NetworkMode::None => "none".into(),
-        NetworkMode::Container(id) => format!("container:{id}"),
-    }
-}
-
-fn networks(view: &View) -> BTreeMap<String, EndpointSettings> {
-    match &view.fixed.spec.network {
-        NetworkMode::Container(_) => BTreeMap::new(),
-        NetworkMode::Host | NetworkMode::None => {
-            BTreeMap::from([(network_name(view), EndpointSettings::default())])
-        }
-    }
 }
 
 fn mounts(view: &View) -> Vec<MountPoint> {
@@ -126,8 +113,9 @@ pub(crate) fn summary(engine: &Engine, view: &View) -> ContainerSummary {
         labels: view.fixed.merged.labels.clone(),
         state: view.now.state.word().into(),
         status: status(view),
-        host_config: SummaryHostConfig { network_mode: network_name(view), ..SummaryHostConfig::default() },
-        network_settings: SummaryNetworkSettings { networks: networks(view) },
+        host_config: SummaryHostConfig { network_mode: mode(view), ..SummaryHostConfig::default() },
+        ports: summary_ports(engine, view),
+        network_settings: SummaryNetworkSettings { networks: networks(engine, view) },
         mounts: mounts(view),
         ..ContainerSummary::default()
     }
@@ -165,6 +153,10 @@ pub(crate) fn inspect(engine: &Engine, view: &View) -> ContainerInspect {
     config.labels = Some(merged.labels.clone());
     config.working_dir.clone_from(&merged.working_dir);
     config.user.clone_from(&merged.user);
+    if !merged.exposed.is_empty() {
+        let ports = merged.exposed.iter().map(|port| (port.to_string(), havre_api::Empty {}));
+        config.exposed_ports = Some(ports.collect());
+    }
     let args = merged.args();
     let (path, rest) =
         args.split_first().map(|(path, rest)| (path.clone(), rest.to_vec())).unwrap_or_default();
@@ -174,16 +166,6 @@ pub(crate) fn inspect(engine: &Engine, view: &View) -> ContainerInspect {
         String::new()
     } else {
         engine.containers.log_path(view).to_string_lossy().into_owned()
-    };
-    let network = match &fixed.spec.network {
-        NetworkMode::Container(_) => {
-            NetworkSettings { networks: Some(BTreeMap::new()), ..NetworkSettings::default() }
-        }
-        _ => NetworkSettings {
-            ports: Some(BTreeMap::new()),
-            networks: Some(networks(view)),
-            ..NetworkSettings::default()
-        },
     };
     ContainerInspect {
         id: view.id().to_string(),
@@ -206,7 +188,7 @@ pub(crate) fn inspect(engine: &Engine, view: &View) -> ContainerInspect {
         host_config,
         mounts: mounts(view),
         config,
-        network_settings: network,
+        network_settings: settings(engine, view),
         ..ContainerInspect::default()
     }
 }

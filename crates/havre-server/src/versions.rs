@@ -459,6 +459,16 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_networks_once_had_a_place_for_containers() {
+        let document = || json!([{"Name": "n", "Options": {}, "Labels": {}}]);
+        assert_eq!(changed(52, Shape::NetworkList, document()), document());
+        let old = changed(51, Shape::NetworkList, document());
+        assert_eq!(old.to_string(), r#"[{"Name":"n","Containers":{},"Options":{},"Labels":{}}]"#);
+        let one = changed(51, Shape::Network, json!({"Containers": {}, "Status": {}}));
+        assert_eq!(one, json!({"Containers": {}}));
+    }
+
+    #[test]
     fn the_engine_describes_itself_as_it_did_then() {
         let document = || {
             json!({"SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"], "Warnings": ["w"],

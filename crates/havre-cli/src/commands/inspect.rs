@@ -183,7 +183,8 @@ async fn fetch(
             let query = Query::of("/images/", name, "/json");
             platforms.iter().fold(query, |query, platform| query.with("platform", platform))
         }
-        "network" => Query::of("/networks/", name, "").with_some("verbose", if args.on("verbose") { "true" } else { "" }),
+        "network" => Query::of("/networks/", name, "")
+            .with_some("verbose", if args.on("verbose") { "true" } else { "" }),
         "volume" => Query::of("/volumes/", name, ""),
         _ => Query::of("/containers/", name, "/json").flag("size", args.on("size")),
     };

@@ -169,6 +169,11 @@ async fn create_container(
             format!("invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\"");
         return Err(early(app, args, &reason).into());
     }
+    let localhost =
+        |text: &&String| text.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if let Some(server) = args.list("dns").iter().find(localhost) {
+        output::complain(&format!("WARNING: Localhost DNS ({server}) may fail in containers."));
+    }
     let mut cid = CidFile::reserve(args.text("cidfile")).map_err(Refusal::Daemon)?;
     check_image(&creation.request.config.image).map_err(Refusal::Daemon)?;
     if let Some(reason) = super::no_platform(&creation.platform).filter(|_| !creation.platform.is_empty()) {

@@ -57,7 +57,7 @@ pub(super) fn networking(args: &Args) -> Result<(String, NetworkingConfig), Stri
     }
     if own > 0 && own < count {
         return Err(
-            "conflicting options: cannot attach both user-defined and non-user-defined network-modes".into()
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes".into(),
         );
     }
     Ok((mode, NetworkingConfig { endpoints_config: Some(endpoints) }))
@@ -199,8 +199,14 @@ mod tests {
         let (mode, endpoints) = asked(line).unwrap();
         assert_eq!(mode, "n");
         let (n, m) = (endpoints["n"].as_ref().unwrap(), endpoints["m"].as_ref().unwrap());
-        assert_eq!((n.ipam_config.as_ref().unwrap().ipv4_address.as_str(), n.aliases.as_ref().unwrap().len()), ("10.0.0.1", 1));
-        assert_eq!((n.links.as_ref().unwrap()[0].as_str(), n.mac_address.as_str()), ("a:b", "02:42:ac:11:00:02"));
+        assert_eq!(
+            (n.ipam_config.as_ref().unwrap().ipv4_address.as_str(), n.aliases.as_ref().unwrap().len()),
+            ("10.0.0.1", 1)
+        );
+        assert_eq!(
+            (n.links.as_ref().unwrap()[0].as_str(), n.mac_address.as_str()),
+            ("a:b", "02:42:ac:11:00:02")
+        );
         assert_eq!((m.gw_priority, m.aliases.as_ref().unwrap().len()), (-5, 2));
         assert_eq!(m.driver_opts.as_ref().unwrap()["k"], "v");
         let (mode, endpoints) = asked("").unwrap();
@@ -213,14 +219,32 @@ mod tests {
     fn what_contradicts_itself_is_told_in_dockers_words() {
         for (line, why) in [
             ("--network n --network n", "network \"n\" is specified multiple times"),
-            ("--network host --network n", "conflicting options: cannot attach both user-defined and non-user-defined network-modes"),
+            (
+                "--network host --network n",
+                "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
+            ),
             ("--network-alias x", "network-scoped aliases are only supported for user-defined networks"),
-            ("--network name=n,alias=x --network-alias y", "conflicting options: cannot specify both --network-alias and per-network alias"),
-            ("--network name=n,ip=10.0.0.1 --ip 10.0.0.2", "conflicting options: cannot specify both --ip and per-network IPv4 address"),
+            (
+                "--network name=n,alias=x --network-alias y",
+                "conflicting options: cannot specify both --network-alias and per-network alias",
+            ),
+            (
+                "--network name=n,ip=10.0.0.1 --ip 10.0.0.2",
+                "conflicting options: cannot specify both --ip and per-network IPv4 address",
+            ),
             ("--network name=n,mac-address=x", "x is not a valid mac address"),
-            ("--network name=n,alias", "invalid argument \"name=n,alias\" for \"--network\" flag: invalid field alias"),
-            ("--network name=n,gw-priority=x", "invalid argument \"name=n,gw-priority=x\" for \"--network\" flag: invalid gw-priority (x): invalid syntax"),
-            ("--network alias=x", "invalid argument \"alias=x\" for \"--network\" flag: network name/id is not specified"),
+            (
+                "--network name=n,alias",
+                "invalid argument \"name=n,alias\" for \"--network\" flag: invalid field alias",
+            ),
+            (
+                "--network name=n,gw-priority=x",
+                "invalid argument \"name=n,gw-priority=x\" for \"--network\" flag: invalid gw-priority (x): invalid syntax",
+            ),
+            (
+                "--network alias=x",
+                "invalid argument \"alias=x\" for \"--network\" flag: network name/id is not specified",
+            ),
             ("--network n=m", "invalid argument \"n=m\" for \"--network\" flag: invalid field key n"),
         ] {
             assert_eq!(asked(line).unwrap_err(), why, "{line}");

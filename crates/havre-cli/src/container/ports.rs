@@ -83,9 +83,9 @@ pub(super) fn publish(text: &str, map: &mut PortMap) -> Result<(), String> {
 fn publish_long(text: &str, map: &mut PortMap) -> Result<(), String> {
     let (mut target, mut published, mut protocol) = ("", "", "tcp");
     for field in text.split(',') {
-        let (key, value) = field.split_once('=').ok_or_else(|| {
-            format!("invalid publish opts format (should be name=value but got '{field}')")
-        })?;
+        let (key, value) = field
+            .split_once('=')
+            .ok_or_else(|| format!("invalid publish opts format (should be name=value but got '{field}')"))?;
         match key {
             "target" => target = value,
             "published" => published = value,

@@ -75,6 +75,7 @@ impl Container {
             answer(reply, Err(EngineError::State(format!("container {} is not running", self.fixed.id))));
         }
         let code = exit.code;
+        self.disconnect();
         match delay {
             Some(delay) => {
                 self.last_delay = Some(delay);

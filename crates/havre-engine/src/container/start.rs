@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock};
+use havre_net::fabric::Connected;
 use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
 use havre_store::db::Batch;
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use crate::EngineError;
 use crate::error_text::exit_code_of;
 use crate::record::STATES;
 use crate::sources::Look;
-use crate::spec::RestartPolicy;
+use crate::spec::{NetworkMode, RestartPolicy};
 use crate::state::{Change, State};
 
 /// Thousands of times what a start takes.
@@ -76,6 +77,29 @@ impl Container {
         Ok(tokio::task::spawn_blocking(copy).await.map_err(|_| EngineError::ShuttingDown)??)
     }
 
+    /// Joins the networks that the container asks for.
+    async fn connected(&self) -> Result<Option<Connected>, EngineError> {
+        if self.fixed.spec.network != NetworkMode::Networks {
+            return Ok(None);
+        }
+        let (launcher, fixed, name) =
+            (Arc::clone(&self.launcher), Arc::clone(&self.fixed), self.now.name.to_string());
+        let join = move || {
+            let ports = crate::networking::ports(&fixed);
+            launcher.fabric.connect(&fixed.id, &name, &fixed.spec.endpoints, &ports)
+        };
+        let joined = tokio::task::spawn_blocking(join).await.map_err(|_| EngineError::ShuttingDown)?;
+        joined.map(Some).map_err(|error| crate::networking::unconnected(&self.fixed, &self.now.name, error))
+    }
+
+    /// Gives back what was joined, behind: the links go with the namespace.
+    pub(super) fn disconnect(&self) {
+        if self.fixed.spec.network == NetworkMode::Networks {
+            let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
+            drop(tokio::task::spawn_blocking(move || launcher.fabric.disconnect(&id)));
+        }
+    }
+
     pub(super) async fn start(&mut self) -> Result<(), EngineError> {
         self.restart_at = None;
         self.now.start_error = None;
@@ -84,7 +108,15 @@ impl Container {
         let waiting = self.arrived().await;
         self.launcher.sources.look(&self.fixed.spec.mounts, Look::Ready).await?;
         self.copied().await?;
-        let launched = self.launcher.launch(&self.fixed, waiting)?;
+        crate::networking::check_start(&self.fixed.spec)?;
+        let connected = self.connected().await?;
+        let launched = match self.launcher.launch(&self.fixed, waiting, connected) {
+            Ok(launched) => launched,
+            Err(error) => {
+                self.disconnect();
+                return Err(error);
+            }
+        };
         self.shim = Some(launched.child);
         let mut link = launched.link;
         // Other runtimes, and hooks of devices, have patience of their own with what they run.
@@ -124,6 +156,7 @@ impl Container {
             }
             Err(error) => {
                 drop(link);
+                self.disconnect();
                 self.reap_shim();
                 self.launcher.tidy(&self.fixed.id);
                 Err(error)

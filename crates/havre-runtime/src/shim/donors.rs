@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use havre_oci::runtime::Spec;
+use havre_oci::runtime::{NamespaceKind, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
@@ -41,6 +41,17 @@ pub(super) fn pin(spec: &mut Spec, donors: &[Donor]) -> Result<Vec<OwnedFd>, Fai
         havre_sys::signal::pidfd_kill(&process, 0).map_err(|_| ()).map_err(gone)?;
     }
     Ok(kept)
+}
+
+/// Puts a namespace that the daemon has made in the place of the one that the container would get. The descriptor must be
+/// kept until it is joined.
+pub(super) fn give_network(spec: &mut Spec, network: &OwnedFd) {
+    let own = rustix::process::getpid().as_raw_nonzero();
+    for namespace in spec.linux.iter_mut().flat_map(|linux| &mut linux.namespaces) {
+        if namespace.kind == NamespaceKind::Network {
+            namespace.path = Some(format!("/proc/{own}/fd/{}", network.as_raw_fd()));
+        }
+    }
 }
 
 fn gone(donor: &Donor) -> Failure {

@@ -123,6 +123,9 @@ pub struct Hello {
     pub version: u32,
     /// A compiled seccomp filter comes after the configuration and the lock.
     pub filter: bool,
+    /// The network namespace of the container, which is ready, comes after that.
+    #[serde(default)]
+    pub network: bool,
     /// Clients to attach before the container runs; their sockets are the last descriptors.
     pub clients: Vec<AttachSpec>,
 }

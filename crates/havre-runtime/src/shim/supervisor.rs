@@ -144,7 +144,10 @@ pub(super) fn run() -> Result<(), ShimError> {
     rustix::stdio::dup2_stdin(&null).map_err(step("close standard input"))?;
     drop(null);
 
-    let Handed { config, filter, clients, lock: _lock } = receive_config(&daemon)?;
+    let Handed { mut config, filter, network, clients, lock: _lock } = receive_config(&daemon)?;
+    if let Some(network) = &network {
+        super::donors::give_network(&mut config.spec, network);
+    }
     // Known before the container exists, so that a daemon that dies now finds us.
     let listener = listen(&config).map_err(step("listen for the daemon"))?;
     havre_sys::signal::block(&[Signal::CHILD]).map_err(step("hold back signals"))?;
@@ -154,6 +157,7 @@ pub(super) fn run() -> Result<(), ShimError> {
 
     match Supervisor::start(config, filter, clients, listener, signals, &daemon) {
         Ok(mut supervisor) => {
+            drop(network);
             supervisor.adopt(daemon).map_err(step("watch the daemon's socket"))?;
             supervisor.mind()
         }
@@ -173,6 +177,8 @@ pub(super) fn open_null() -> io::Result<OwnedFd> {
 struct Handed {
     config: ShimConfig,
     filter: Option<Vec<u8>>,
+    /// Kept open until the container has it.
+    network: Option<OwnedFd>,
     clients: Vec<(AttachSpec, OwnedFd)>,
     /// Kept open to the end: it tells a returning daemon that we live.
     lock: OwnedFd,
@@ -184,7 +190,8 @@ fn receive_config(daemon: &OwnedFd) -> Result<Handed, ShimError> {
     let (count, fds) = received.ok_or_else(|| ShimError::Hello("the daemon is gone".into()))?;
     let hello: Hello = serde_json::from_slice(buffer.get(..count).unwrap_or(&[]))
         .map_err(|error| ShimError::Hello(error.to_string()))?;
-    if hello.version != VERSION || fds.len() != 2 + usize::from(hello.filter) + hello.clients.len() {
+    let more = usize::from(hello.filter) + usize::from(hello.network);
+    if hello.version != VERSION || fds.len() != 2 + more + hello.clients.len() {
         return Err(ShimError::Hello(format!("version {}, {} descriptors", hello.version, fds.len())));
     }
     let mut fds = fds.into_iter();
@@ -196,9 +203,10 @@ fn receive_config(daemon: &OwnedFd) -> Result<Handed, ShimError> {
         true => Some(read_all(&next()?).map_err(step("read the seccomp filter"))?),
         false => None,
     };
+    let network = hello.network.then(&mut next).transpose()?;
     let clients =
         hello.clients.into_iter().map(|spec| Ok((spec, next()?))).collect::<Result<_, ShimError>>()?;
-    Ok(Handed { config, filter, clients, lock })
+    Ok(Handed { config, filter, network, clients, lock })
 }
 
 /// Reads a memfd from its start whatever its offset is: the daemon shares one with many shims.

@@ -3,6 +3,7 @@
 //!
 //! Invariant: every field of the request is used, known to mean nothing on Linux, or refused.
 
+mod endpoints;
 mod limits;
 mod mounts;
 mod networks;
@@ -13,9 +14,9 @@ use std::collections::BTreeMap;
 
 use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
-use havre_api::network::EndpointSettings;
 use havre_base::{Classify as _, ContainerName, ErrorKind, chain};
-use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, NetworkMode, RestartPolicy, Sharing};
+use havre_engine::networking::JOINS;
+use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, RestartPolicy, Sharing};
 use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
 
 use crate::error::Refusal;
@@ -136,17 +137,7 @@ pub(crate) fn create(
     check_config(&config)?;
     refuse_what_waits(&config, &host)?;
     containers.check_storage_options(host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()))?;
-    let network = network(containers, &config, &host, &mut warnings)?;
-    if let Some(endpoints) = networking_config.and_then(|networking| networking.endpoints_config) {
-        for (name, settings) in endpoints {
-            // Newer clients ask for it here, whatever the network.
-            if settings.as_ref().is_some_and(|settings| !settings.mac_address.is_empty()) {
-                return Err(Refusal::not_yet("--mac-address"));
-            }
-            endpoint(&name, &settings.unwrap_or_default(), &host.network_mode)?;
-        }
-    }
-    refuse_ports(&host, &network, &mut warnings)?;
+    let networking = endpoints::networking(containers, &config, &host, networking_config, &mut warnings)?;
     let sharing = |mode: &str, what: &str| match mode {
         "" | "private" => Ok(Sharing::Private),
         "host" => Ok(Sharing::Host),
@@ -197,7 +188,11 @@ pub(crate) fn create(
         stop_timeout: config.stop_timeout,
         auto_remove: host.auto_remove,
         restart: restart(&host)?,
-        network,
+        network: networking.mode,
+        endpoints: networking.endpoints,
+        published: networking.published,
+        exposed: networking.exposed,
+        publish_all: host.publish_all_ports,
         pid: sharing(&host.pid_mode, "PID")?,
         ipc,
         uts_host: uts_host(&config, host_or_own(&host.uts_mode, "UTS")?)?,
@@ -245,6 +240,9 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
     fill(&mut host.ipc_mode, "private");
     fill(&mut host.cgroupns_mode, if spec.cgroupns_host { "host" } else { "private" });
     fill(&mut host.network_mode, "default");
+    if JOINS && host.network_mode == "default" {
+        host.network_mode = "bridge".into();
+    }
     if host.memory > 0 && host.memory_swap == 0 {
         host.memory_swap = host.memory.saturating_mul(2);
     }
@@ -319,11 +317,9 @@ fn refuse_what_waits(config: &Config, host: &HostConfig) -> Result<(), Refusal> 
     let health = config.healthcheck.as_ref().and_then(|health| health.test.as_ref());
     let waits: &[(bool, &str)] = &[
         (health.is_some_and(|test| !test.is_empty() && test != &["NONE"]), "health checks (--health-cmd)"),
-        (!config.mac_address.is_empty(), "--mac-address"),
         (config.volumes.as_ref().is_some_and(|volumes| !volumes.is_empty()), "anonymous volumes (-v /path)"),
         (some(&host.volumes_from), "--volumes-from"),
         (!matches!(host.volume_driver.as_str(), "" | "local"), "--volume-driver"),
-        (some(&host.links), "--link"),
         (!host.cgroup.is_empty(), "HostConfig.Cgroup"),
         (host.kernel_memory != 0, "HostConfig.KernelMemory (the kernel dropped it)"),
         (host.kernel_memory_tcp != 0, "HostConfig.KernelMemoryTCP"),
@@ -359,45 +355,6 @@ fn uts_host(config: &Config, shared: bool) -> Result<bool, Refusal> {
     Ok(shared)
 }
 
-fn network(
-    containers: &Containers,
-    config: &Config,
-    host: &HostConfig,
-    warnings: &mut Vec<String>,
-) -> Result<NetworkMode, Refusal> {
-    if config.network_disabled {
-        return Ok(NetworkMode::None);
-    }
-    match host.network_mode.as_str() {
-        "none" => Ok(NetworkMode::None),
-        "host" => {
-            if host.uts_mode != "host" && !config.hostname.is_empty() {
-                tracing::debug!("a host name with the host's network keeps its own UTS namespace");
-            }
-            Ok(NetworkMode::Host)
-        }
-        "" | "default" => {
-            warnings.push(
-                "bridge networks are not yet supported: the container has a loopback interface only (--network host or none avoids this warning)"
-                    .into(),
-            );
-            Ok(NetworkMode::None)
-        }
-        other => match other.strip_prefix("container:") {
-            Some(donor) => {
-                if !config.hostname.is_empty() {
-                    return Err(Refusal::new(
-                        ErrorKind::InvalidParameter,
-                        "conflicting options: hostname and the network mode",
-                    ));
-                }
-                Ok(NetworkMode::Container(donor_of(containers, donor)?))
-            }
-            None => Err(Refusal::not_yet(&format!("network {other} (only host, none and container:NAME)"))),
-        },
-    }
-}
-
 /// The container whose namespace is to be shared. Not found is a wrong parameter: clients take the status of
 /// what is not there for the image's, and would fetch it.
 fn donor_of(containers: &Containers, donor: &str) -> Result<havre_base::ContainerId, Refusal> {
@@ -405,51 +362,6 @@ fn donor_of(containers: &Containers, donor: &str) -> Result<havre_base::Containe
         ErrorKind::NotFound => Refusal::invalid(chain(&error)),
         _ => error.into(),
     })
-}
-
-/// Refuses what is asked of an endpoint and would be dropped.
-fn endpoint(name: &str, settings: &EndpointSettings, mode: &str) -> Result<(), Refusal> {
-    let same =
-        |name: &str| if matches!(name, "" | "bridge") { "default".to_owned() } else { name.to_owned() };
-    if !matches!(name, "default" | "bridge" | "none" | "host") {
-        if *settings != EndpointSettings::default() {
-            return Err(Refusal::not_yet(&format!("endpoint settings for network {name}")));
-        }
-        if name != mode {
-            return Err(Refusal::not_yet(&format!("network {name}")));
-        }
-        return Ok(());
-    }
-    if settings.ipam_config.as_ref().is_some_and(|addresses| *addresses != Default::default()) {
-        return Err(Refusal::invalid("user specified IP address is supported on user defined networks only"));
-    }
-    if settings.aliases.as_ref().is_some_and(|aliases| !aliases.is_empty()) {
-        return Err(Refusal::invalid(
-            "network-scoped alias is supported only for containers in user defined networks",
-        ));
-    }
-    if same(name) != same(mode) {
-        return Err(Refusal::invalid(format!(
-            "conflicting options: a container with the network mode {} cannot be connected to network {name} too",
-            same(mode)
-        )));
-    }
-    Ok(())
-}
-
-fn refuse_ports(host: &HostConfig, network: &NetworkMode, warnings: &mut Vec<String>) -> Result<(), Refusal> {
-    let published =
-        host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty()) || host.publish_all_ports;
-    match (published, network) {
-        (false, _) => Ok(()),
-        (true, NetworkMode::Host) => {
-            warnings.push("Published ports are discarded when using host network mode".into());
-            Ok(())
-        }
-        (true, NetworkMode::None | NetworkMode::Container(_)) => {
-            Err(Refusal::not_yet("publishing ports (-p); use --network host"))
-        }
-    }
 }
 
 fn restart(host: &HostConfig) -> Result<RestartPolicy, Refusal> {

@@ -16,7 +16,10 @@ pub(crate) fn mac_text(mac: [u8; 6]) -> String {
 }
 
 /// Converts a request.
-pub(crate) fn network_spec(defaults: &Defaults, request: NetworkCreateRequest) -> Result<NetworkSpec, Refusal> {
+pub(crate) fn network_spec(
+    defaults: &Defaults,
+    request: NetworkCreateRequest,
+) -> Result<NetworkSpec, Refusal> {
     let name = request.name;
     if havre_net::spec::PREDEFINED.contains(&name.as_str()) {
         return Err(Refusal::new(
@@ -113,7 +116,12 @@ mod tests {
         .unwrap();
         assert!(spec.ipv6 && spec.options["com.docker.network.driver.mtu"] == "9000");
         assert!(read(r#"{"Name":"n","Options":{"com.docker.network.enable_ipv6":"1"}}"#).unwrap().ipv6);
-        assert!(!read(r#"{"Name":"n","Driver":"macvlan"}"#).unwrap().options.contains_key("com.docker.network.driver.mtu"));
+        assert!(
+            !read(r#"{"Name":"n","Driver":"macvlan"}"#)
+                .unwrap()
+                .options
+                .contains_key("com.docker.network.driver.mtu")
+        );
     }
 
     #[test]
@@ -128,7 +136,11 @@ mod tests {
             (r#"{"Name":"n","ConfigOnly":true}"#, 501, "--config-only"),
             (r#"{"Name":"n","ConfigFrom":{"Network":"c"}}"#, 501, "--config-from"),
             (r#"{"Name":"n","IPAM":{"Driver":"x"}}"#, 404, "plugin \"x\" not found"),
-            (r#"{"Name":"n","IPAM":{"Config":[{"Subnet":"x"}]}}"#, 400, "invalid subnet x: invalid CIDR block notation"),
+            (
+                r#"{"Name":"n","IPAM":{"Config":[{"Subnet":"x"}]}}"#,
+                400,
+                "invalid subnet x: invalid CIDR block notation",
+            ),
             (r#"{"Name":"n","Options":{"com.docker.network.enable_ipv4":"x"}}"#, 400, "is not a valid bool"),
         ] {
             let (got, message) = read(json).unwrap_err();

@@ -134,10 +134,9 @@ pub(crate) fn passes(engine: &Engine, filters: &Filters, view: &View) -> bool {
         })
         && any("before", &|value| created(value).is_some_and(|at| view.fixed.created < at))
         && any("since", &|value| created(value).is_some_and(|at| view.fixed.created > at))
-        && any("network", &|value| match &view.fixed.spec.network {
-            havre_engine::spec::NetworkMode::Host => value == "host",
-            havre_engine::spec::NetworkMode::None => value == "none",
-            havre_engine::spec::NetworkMode::Container(_) => false,
+        && any("network", &|value| {
+            let shown = crate::shows::networks(engine, view);
+            shown.iter().any(|(name, endpoint)| name == value || endpoint.network_id == value)
         })
         && any("volume", &|value| {
             view.fixed.spec.mounts.iter().any(|mount| {

@@ -79,7 +79,9 @@ impl Chosen {
         let any =
             |name: &str, test: &dyn Fn(&str) -> bool| !filters.has(name) || filters.values(name).any(test);
         any("name", &|value| matches(&network.spec.name, value))
-            && any("id", &|value| network.id.as_str().starts_with(value) || matches(network.id.as_str(), value))
+            && any("id", &|value| {
+                network.id.as_str().starts_with(value) || matches(network.id.as_str(), value)
+            })
             && any("driver", &|value| network.spec.driver.name() == value)
             && any("scope", &|value| value == "local")
             && any("type", &|value| (value == "builtin") == network.is_predefined())

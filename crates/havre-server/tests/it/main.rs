@@ -4,6 +4,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,10 @@ impl World {
             let db = Arc::new(Db::open(&data_root.join("state.db")).unwrap());
             let images = Arc::new(Images::open(&data_root, Arc::clone(&db), Arc::default()).unwrap());
             let settings = Settings {
+                fabric: havre_net::fabric::FabricSpec {
+                    table: None,
+                    mark: PathBuf::from("/nonexistent/mark"),
+                },
                 cgroup_parent: format!("/havre-test/server-{}", std::process::id()),
                 data_root,
                 exec_root,

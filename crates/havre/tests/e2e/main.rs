@@ -32,6 +32,7 @@ mod images;
 mod limits;
 mod live;
 mod manifest;
+mod networks;
 mod private;
 mod reach;
 mod registries;
@@ -72,6 +73,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(registry::ALL)
         .chain(registry_keys::ALL)
         .chain(manifest::ALL)
+        .chain(networks::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.

@@ -115,11 +115,15 @@ impl Blocks {
                 }
             }
         }
-        let mut blocks: Vec<IpamConfig> =
-            self.subnets.iter().map(|subnet| IpamConfig { subnet: subnet.clone(), ..IpamConfig::default() }).collect();
+        let mut blocks: Vec<IpamConfig> = self
+            .subnets
+            .iter()
+            .map(|subnet| IpamConfig { subnet: subnet.clone(), ..IpamConfig::default() })
+            .collect();
         for range in self.ranges {
             cidr(&range)?;
-            let block = home(&mut blocks, &range)?.ok_or_else(|| format!("no matching subnet for range {range}"))?;
+            let block =
+                home(&mut blocks, &range)?.ok_or_else(|| format!("no matching subnet for range {range}"))?;
             if !block.ip_range.is_empty() {
                 let (other, subnet) = (&block.ip_range, &block.subnet);
                 return Err(format!(
@@ -129,8 +133,8 @@ impl Blocks {
             block.ip_range = range;
         }
         for gateway in self.gateways {
-            let block =
-                home(&mut blocks, &gateway)?.ok_or_else(|| format!("no matching subnet for gateway {gateway}"))?;
+            let block = home(&mut blocks, &gateway)?
+                .ok_or_else(|| format!("no matching subnet for gateway {gateway}"))?;
             if !block.gateway.is_empty() {
                 let (other, subnet) = (&block.gateway, &block.subnet);
                 return Err(format!(
@@ -140,8 +144,8 @@ impl Blocks {
             block.gateway = gateway;
         }
         for (name, address) in self.auxiliary {
-            let block =
-                home(&mut blocks, &address)?.ok_or_else(|| format!("no matching subnet for aux-address {address}"))?;
+            let block = home(&mut blocks, &address)?
+                .ok_or_else(|| format!("no matching subnet for aux-address {address}"))?;
             block.auxiliary_addresses.get_or_insert_default().insert(name, address);
         }
         Ok(blocks)
@@ -192,7 +196,8 @@ mod tests {
 
     fn asked(line: &str) -> Result<NetworkCreateRequest, String> {
         let words = line.split_whitespace().chain(["n"]).map(str::to_owned).collect();
-        let args = crate::spec::parse(&CREATE, "havre", "network create", words).map_err(|error| error.message)?;
+        let args =
+            crate::spec::parse(&CREATE, "havre", "network create", words).map_err(|error| error.message)?;
         request(&args.unwrap()).map_err(|failure| failure.message)
     }
 
@@ -206,7 +211,10 @@ mod tests {
         assert_eq!((blocks[0].gateway.as_str(), blocks[1].gateway.as_str()), ("10.0.0.1", "fd00::1"));
         assert_eq!(blocks[0].ip_range, "10.0.0.128/25");
         assert_eq!(blocks[0].auxiliary_addresses.as_ref().unwrap()["a"], "10.0.0.5");
-        assert_eq!((request.options.unwrap()["x"].as_str(), request.labels.unwrap()["l"].as_str()), ("y", ""));
+        assert_eq!(
+            (request.options.unwrap()["x"].as_str(), request.labels.unwrap()["l"].as_str()),
+            ("y", "")
+        );
         assert_eq!(asked("").unwrap().enable_ipv4, None);
     }
 
@@ -214,7 +222,10 @@ mod tests {
     fn what_does_not_match_is_told_in_dockers_words() {
         for (line, why) in [
             ("--gateway 10.0.0.1", "every ip-range or gateway must have a corresponding subnet"),
-            ("--subnet 10.0.0.0/24 --subnet 10.0.0.0/25", "multiple overlapping subnet configuration is not supported"),
+            (
+                "--subnet 10.0.0.0/24 --subnet 10.0.0.0/25",
+                "multiple overlapping subnet configuration is not supported",
+            ),
             ("--subnet 10.0.0.0/24 --gateway 10.1.0.1", "no matching subnet for gateway 10.1.0.1"),
             ("--subnet 10.0.0.0/24 --ip-range 10.1.0.0/25", "no matching subnet for range 10.1.0.0/25"),
             ("--subnet 10.0.0.0/24 --ip-range x", "invalid CIDR address: x"),

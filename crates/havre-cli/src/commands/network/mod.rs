@@ -52,7 +52,8 @@ pub(super) const LS: Command = Command {
     arguments: "",
     about: "List networks",
     flags: &[&[
-        filter("Only networks that match (driver=bridge, name=web, label=a=b, dangling=true, ...)").short('f'),
+        filter("Only networks that match (driver=bridge, name=web, label=a=b, dangling=true, ...)")
+            .short('f'),
         text("format", super::FORMAT_HELP),
         switch("no-trunc", "Do not shorten the output"),
         switch("quiet", "Only print ids").short('q'),
@@ -121,7 +122,7 @@ fn ls(app: &App, args: &Args) -> Result<u8, Failure> {
     };
     let format = Format::parse(source)?;
     let mut sorted: Vec<&NetworkSummary> = networks.iter().collect();
-    sorted.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+    sorted.sort_by_key(|network| natural(&network.name));
     let full = args.on("no-trunc");
     let rows = sorted.into_iter().map(|network| fields(network, full)).collect();
     output::print(&format.rows(&HEADINGS, rows)?)?;
