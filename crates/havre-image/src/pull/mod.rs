@@ -102,6 +102,11 @@ impl Reports<PullEvent> {
 /// that was given up.
 type Taken = Arc<Vec<tokio::sync::OwnedMutexGuard<()>>>;
 
+/// A small layer takes one part of a place: of those it is the question that takes time, not the content.
+const PARTS: usize = 4;
+/// Smaller than this is small.
+const SMALL: u64 = 1 << 20;
+
 /// What pulls share: how many layers come at the same time, and that each comes once.
 #[derive(Debug)]
 pub(crate) struct Downloads {
@@ -111,12 +116,14 @@ pub(crate) struct Downloads {
 
 impl Downloads {
     pub(crate) fn new(at_once: usize) -> Self {
-        Self { places: Mutex::new(Arc::new(Semaphore::new(at_once))), coming: Mutex::default() }
+        let places = Arc::new(Semaphore::new(at_once.saturating_mul(PARTS)));
+        Self { places: Mutex::new(places), coming: Mutex::default() }
     }
 
     /// How many layers may come at the same time from now on.
     pub(crate) fn allow(&self, at_once: usize) {
-        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Semaphore::new(at_once));
+        let places = Arc::new(Semaphore::new(at_once.saturating_mul(PARTS)));
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
     }
 
     pub(crate) fn places(&self) -> Arc<Semaphore> {
@@ -344,10 +351,11 @@ impl Images {
                     reports.step(&blob.digest, Step::Exists).await;
                     return Ok(None);
                 }
-                if places.available_permits() == 0 {
+                let parts = if blob.size < SMALL { 1 } else { PARTS };
+                if places.available_permits() < parts {
                     reports.step(&blob.digest, Step::Waiting).await;
                 }
-                let _place = places.acquire().await;
+                let _place = places.acquire_many(u32::try_from(parts).unwrap_or(1)).await;
                 self.fetch_layer(blob, layer, taken, repository, reports).await.map(Some)
             }));
         }
