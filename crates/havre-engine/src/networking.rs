@@ -17,9 +17,6 @@ use crate::record::Fixed;
 use crate::spec::ContainerSpec;
 use crate::{Engine, EngineError};
 
-/// Whether containers are joined to networks when they start.
-pub const JOINS: bool = true;
-
 /// Refuses a start that would not do what was asked.
 pub(crate) fn check_start(spec: &ContainerSpec) -> Result<(), EngineError> {
     for endpoint in &spec.endpoints {

@@ -10,7 +10,6 @@ use havre_api::container::Config;
 use havre_api::host::HostConfig;
 use havre_api::network::{EndpointSettings, NetworkingConfig, PortBinding};
 use havre_engine::Containers;
-use havre_engine::networking::JOINS;
 use havre_engine::spec::NetworkMode;
 use havre_net::networks::EndpointSpec;
 use havre_net::ports::{Port, PublishedPort, numbers_of};
@@ -72,12 +71,10 @@ pub(super) fn networking(
         }
         endpoints.insert(name.clone(), endpoint(&name, settings)?);
     }
-    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     if config.network_disabled {
         return Ok(found);
     }
     match mode {
-        "none" if some(&host.links) && !JOINS => return Err(Refusal::not_yet("--link")),
         // There is nothing to link with; Docker only looks for the containers.
         "none" => drop(links(containers, host)?),
         "host" => {
@@ -87,15 +84,6 @@ pub(super) fn networking(
                 found.published.clear();
             }
             return Ok(found);
-        }
-        "bridge" if !JOINS => {
-            if some(&host.links) {
-                return Err(Refusal::not_yet("--link"));
-            }
-            warnings.push(
-                "bridge networks are not yet supported: the container has a loopback interface only (--network host or none avoids this warning)"
-                    .into(),
-            );
         }
         other => match other.strip_prefix("container:") {
             Some(donor) => found.mode = NetworkMode::Container(donor_of(containers, donor)?),
@@ -110,21 +98,6 @@ pub(super) fn networking(
             first.links = links(containers, host)?;
         }
         found.endpoints = std::iter::once(first).chain(endpoints.into_values()).collect();
-    } else if !JOINS {
-        let given = |endpoint: &EndpointSpec| {
-            *endpoint != EndpointSpec { network: endpoint.network.clone(), ..EndpointSpec::default() }
-        };
-        if endpoints.values().any(|endpoint| endpoint.mac.is_some()) {
-            return Err(Refusal::not_yet("--mac-address"));
-        }
-        if let Some((name, _)) = endpoints.iter().find(|(name, endpoint)| *name != mode || given(endpoint)) {
-            return Err(Refusal::not_yet(&format!(
-                "network {name} beside the default one, or settings of it"
-            )));
-        }
-        if !found.published.is_empty() || host.publish_all_ports {
-            return Err(Refusal::not_yet("publishing ports (-p); use --network host"));
-        }
     }
     Ok(found)
 }

@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
 use havre_base::{Classify as _, ContainerName, ErrorKind, chain};
-use havre_engine::networking::JOINS;
 use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, RestartPolicy, Sharing};
 use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
 
@@ -240,7 +239,7 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
     fill(&mut host.ipc_mode, "private");
     fill(&mut host.cgroupns_mode, if spec.cgroupns_host { "host" } else { "private" });
     fill(&mut host.network_mode, "default");
-    if JOINS && host.network_mode == "default" {
+    if host.network_mode == "default" {
         host.network_mode = "bridge".into();
     }
     if host.memory > 0 && host.memory_swap == 0 {
