@@ -15,7 +15,7 @@ use havre_runtime::shim::protocol::{Answer, Ask, Exit, Packet, Status};
 use havre_store::db::{Batch, Db};
 
 use crate::EngineError;
-use crate::container::Origin;
+use crate::container::{Command, Origin};
 use crate::containers::Containers;
 use crate::launcher::{Launcher, remove_cgroup, remove_tree};
 use crate::link::{self, Found, Link};
@@ -56,6 +56,12 @@ pub(crate) async fn recover(
             launcher.index.find(id.as_str()).is_ok_and(|handle| handle.view.borrow().now.state.is_alive())
         };
         launcher.fabric.restore(&runs);
+        // Before anybody else can ask for something.
+        for handle in launcher.index.handles() {
+            if handle.view.borrow().now.state.is_alive() && handle.inbox.try_send(Command::MendNetworks).is_err() {
+                tracing::error!("a container's networks are not looked at");
+            }
+        }
     };
     tokio::task::spawn_blocking(restore).await.map_err(|_| EngineError::ShuttingDown)
 }

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
-use crate::ports::PublishedPort;
+use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
@@ -120,7 +120,7 @@ impl Fabric {
         &self.networks
     }
 
-    fn host(&self) -> MutexGuard<'_, Route> {
+    pub(crate) fn host(&self) -> MutexGuard<'_, Route> {
         // Requests are whole, and answers that nobody took are skipped by their numbers.
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -250,7 +250,12 @@ impl Fabric {
         Ok(Connected { namespace: sandbox.into_fd(), endpoints })
     }
 
-    fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
+    pub(crate) fn plug(
+        &self,
+        sandbox: &mut Sandbox,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Result<()> {
         match network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
@@ -276,12 +281,29 @@ impl Fabric {
     fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
         let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
-        let _one = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.choosing();
         let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
         let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
         let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
         firewall.publish(&endpoint.id, network, &chosen)?;
         self.networks.set_published(&endpoint.id, chosen);
+        Ok(())
+    }
+
+    /// To be held while ports are chosen.
+    pub(crate) fn choosing(&self) -> MutexGuard<'_, ()> {
+        self.choosing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leads these ports to these places in place of those that led there, at once.
+    pub(crate) fn lead_ports(&self, changes: &[(&Endpoint, &Network, &[Publication])]) -> Result<()> {
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        let elements: Vec<_> =
+            changes.iter().map(|(place, network, ports)| (&place.id, *network, *ports)).collect();
+        firewall.publish_all(&elements)?;
+        for (place, _, ports) in changes {
+            self.networks.set_published(&place.id, ports.to_vec());
+        }
         Ok(())
     }
 

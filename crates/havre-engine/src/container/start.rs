@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock};
 use havre_net::fabric::Connected;
+use havre_net::networks::EndpointSpec;
 use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
 use havre_store::db::Batch;
 use tokio::time::Instant;
@@ -86,7 +87,13 @@ impl Container {
             (Arc::clone(&self.launcher), Arc::clone(&self.fixed), self.now.name.to_string());
         let join = move || {
             let ports = crate::networking::ports(&fixed);
-            launcher.fabric.connect(&fixed.id, &name, &fixed.spec.endpoints, &ports)
+            // Who was taken from all networks starts where it began.
+            let home = [EndpointSpec { network: fixed.spec.home.clone(), ..EndpointSpec::default() }];
+            let asked = match fixed.spec.endpoints.as_slice() {
+                [] if !fixed.spec.home.is_empty() => &home,
+                asked => asked,
+            };
+            launcher.fabric.connect(&fixed.id, &name, asked, &ports)
         };
         let joined = tokio::task::spawn_blocking(join).await.map_err(|_| EngineError::ShuttingDown)?;
         joined.map(Some).map_err(|error| crate::networking::unconnected(&self.fixed, &self.now.name, error))
@@ -96,6 +103,7 @@ impl Container {
     pub(super) fn disconnect(&self) {
         if self.fixed.spec.network == NetworkMode::Networks {
             let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
+            self.networks_happened("disconnect", &launcher.fabric.networks().of_container(&id));
             drop(tokio::task::spawn_blocking(move || launcher.fabric.disconnect(&id)));
         }
     }
@@ -110,6 +118,9 @@ impl Container {
         self.copied().await?;
         crate::networking::check_start(&self.fixed.spec)?;
         let connected = self.connected().await?;
+        if let Some(connected) = &connected {
+            self.networks_happened("connect", &connected.endpoints);
+        }
         let launched = match self.launcher.launch(&self.fixed, waiting, connected) {
             Ok(launched) => launched,
             Err(error) => {
