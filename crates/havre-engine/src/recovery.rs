@@ -58,7 +58,9 @@ pub(crate) async fn recover(
         launcher.fabric.restore(&runs);
         // Before anybody else can ask for something.
         for handle in launcher.index.handles() {
-            if handle.view.borrow().now.state.is_alive() && handle.inbox.try_send(Command::MendNetworks).is_err() {
+            if handle.view.borrow().now.state.is_alive()
+                && handle.inbox.try_send(Command::MendNetworks).is_err()
+            {
                 tracing::error!("a container's networks are not looked at");
             }
         }

@@ -250,12 +250,7 @@ impl Fabric {
         Ok(Connected { namespace: sandbox.into_fd(), endpoints })
     }
 
-    pub(crate) fn plug(
-        &self,
-        sandbox: &mut Sandbox,
-        network: &Network,
-        endpoint: &Endpoint,
-    ) -> Result<()> {
+    pub(crate) fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
         match network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {

@@ -12,12 +12,12 @@ use havre_base::{ContainerId, NetworkId};
 use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
+use crate::Result;
 use crate::fabric::Fabric;
 use crate::networks::{Endpoint, EndpointSpec, Network};
 use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox, outer_name};
-use crate::Result;
 
 impl Fabric {
     /// Gives a running container, whose namespace this is, a place in one more network. `ports` are all that it publishes.
@@ -111,7 +111,12 @@ impl Fabric {
         self.keep_ports(container, asked, &[])
     }
 
-    fn keep_ports(&self, container: &ContainerId, asked: &[PublishedPort], had: &[Publication]) -> Result<()> {
+    fn keep_ports(
+        &self,
+        container: &ContainerId,
+        asked: &[PublishedPort],
+        had: &[Publication],
+    ) -> Result<()> {
         let _one = self.choosing();
         let places = self.places(container)?;
         let joined: Vec<(&Network, &Endpoint)> =
@@ -218,7 +223,8 @@ mod tests {
 
     #[test]
     fn ports_that_are_published_keep_their_ports_of_the_host() {
-        let asked = |text: &str, host| PublishedPort { port: Port::range(text).unwrap().0, address: None, host };
+        let asked =
+            |text: &str, host| PublishedPort { port: Port::range(text).unwrap().0, address: None, host };
         let one = |port, to: &str, to_port| Publication {
             protocol: Protocol::Tcp,
             at: None,

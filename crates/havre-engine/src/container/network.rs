@@ -30,9 +30,9 @@ fn refused(mode: &NetworkMode, network: &Network) -> Option<&'static str> {
         (NetworkMode::Host, _) => Some(
             "container sharing network namespace with another container or host cannot be connected to any other network",
         ),
-        (_, "host") => Some(
-            "cannot connect container to host network - container must be created in host network mode",
-        ),
+        (_, "host") => {
+            Some("cannot connect container to host network - container must be created in host network mode")
+        }
         (NetworkMode::None, _) | (_, "null") => Some(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode",
         ),
@@ -56,12 +56,10 @@ impl Container {
         if let Some(pid) = self.now.state.pid() {
             let netns = self.launcher.network_namespace(&self.fixed, pid)?;
             let name = self.now.name.to_string();
-            let joined = self.on_fabric(move |fabric, fixed, ports| {
-                fabric.join(&fixed.id, &name, spec, &ports, netns)
-            });
-            let (network, _) = joined
-                .await?
-                .map_err(|error| networking::unconnected(&self.fixed, &self.now.name, error))?;
+            let joined = self
+                .on_fabric(move |fabric, fixed, ports| fabric.join(&fixed.id, &name, spec, &ports, netns));
+            let (network, _) =
+                joined.await?.map_err(|error| networking::unconnected(&self.fixed, &self.now.name, error))?;
             self.commit_fixed(fixed).await?;
             self.network_happened("connect", &network);
             return Ok(());
@@ -130,7 +128,11 @@ impl Container {
         }
         let (launcher, name) = (Arc::clone(&self.launcher), self.now.name.to_string());
         let mended = self.on_fabric(move |fabric, fixed, ports| {
-            let netns = || launcher.network_namespace(fixed, pid).map_err(|error| std::io::Error::other(error.to_string()));
+            let netns = || {
+                launcher
+                    .network_namespace(fixed, pid)
+                    .map_err(|error| std::io::Error::other(error.to_string()))
+            };
             fabric.mend(&fixed.id, &name, &fixed.spec.endpoints, &ports, &netns)
         });
         let mended = mended.await.and_then(|done| done.map_err(EngineError::from));
@@ -160,7 +162,8 @@ impl Container {
     fn not_removing(&self) -> Result<(), EngineError> {
         match self.now.state {
             State::Removing => {
-                let why = "container is marked for removal and cannot be connected or disconnected to the network";
+                let why =
+                    "container is marked for removal and cannot be connected or disconnected to the network";
                 Err(EngineError::State(why.into()))
             }
             _ => Ok(()),

@@ -62,7 +62,9 @@ fn republished(
         NetworkMode::Networks => None,
         NetworkMode::Host => Some("Published ports are discarded when using host network mode"),
         NetworkMode::None => Some("a container without a network cannot publish ports"),
-        NetworkMode::Container(_) => Some("conflicting options: port publishing and the container type network mode"),
+        NetworkMode::Container(_) => {
+            Some("conflicting options: port publishing and the container type network mode")
+        }
     };
     let refuse = |why: String| EngineError::Invalid(format!("Cannot update container {}: {why}", fixed.id));
     if let Some(why) = why {
