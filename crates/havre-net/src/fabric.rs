@@ -53,9 +53,9 @@ pub struct Connected {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Turns forwarding on, without which no container reaches anybody else. Whether it is on because of us: then the host
-/// must not forward for others too.
-fn forward(mark: &Path, ipv6: bool) -> Result<bool> {
+/// Turns forwarding on, without which no container reaches anybody else. If it is on because of us, the bridges that
+/// were there before: then the host must not forward for others too.
+fn forward(mark: &Path, ipv6: bool, host: &mut Route) -> Result<Option<Vec<String>>> {
     let name = if ipv6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
     let mark = mark.with_extension(if ipv6 { "6" } else { "4" });
     let path = format!("/proc/sys/net/{name}");
@@ -64,14 +64,20 @@ fn forward(mark: &Path, ipv6: bool) -> Result<bool> {
             if ipv6 {
                 keep_learning()?;
             }
+            let mut bridges = bridge::of_others(host)?;
             // The mark first: a crash in between must not open the host.
-            std::fs::write(&mark, "")?;
+            std::fs::write(&mark, bridges.join("\n"))?;
             std::fs::write(&path, "1")?;
-            Ok(true)
+            bridges.sort();
+            Ok(Some(bridges))
         }
         // A kernel without that family.
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(mark.exists()),
+        _ => match std::fs::read_to_string(&mark) {
+            Ok(bridges) => Ok(Some(bridges.lines().map(str::to_owned).collect())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        },
     }
 }
 
@@ -140,7 +146,7 @@ impl Fabric {
             );
         }
         for network in all.iter().filter(|network| network.spec.driver == Driver::Bridge) {
-            let made = self.forward_for(network).and_then(|()| bridge::ensure(&mut host, network));
+            let made = self.forward_for(network, &mut host).and_then(|()| bridge::ensure(&mut host, network));
             if let Err(error) = made {
                 let name = &network.spec.name;
                 tracing::warn!(
@@ -191,17 +197,19 @@ impl Fabric {
     }
 
     fn lay(&self, network: &Network) -> Result<()> {
-        self.forward_for(network)?;
-        bridge::ensure(&mut self.host(), network)?;
+        let mut host = self.host();
+        self.forward_for(network, &mut host)?;
+        bridge::ensure(&mut host, network)?;
+        drop(host);
         self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.add_network(network))
     }
 
     /// Before the first bridge of a family.
-    fn forward_for(&self, network: &Network) -> Result<()> {
+    fn forward_for(&self, network: &Network, host: &mut Route) -> Result<()> {
         let Some(firewall) = &self.firewall else { return Ok(()) };
         for (wanted, ipv6) in [(network.spec.ipv4, false), (network.spec.ipv6, true)] {
-            if wanted && forward(&self.mark, ipv6)? {
-                firewall.close_to_others(ipv6);
+            if wanted && let Some(bridges) = forward(&self.mark, ipv6, host)? {
+                firewall.close_to_others(ipv6, bridges);
             }
         }
         Ok(())
