@@ -252,6 +252,7 @@ impl Container {
             }
             Command::Rename { name, reply } => {
                 let old = std::mem::replace(&mut self.now.name, name);
+                self.launcher.fabric.networks().rename(&self.fixed.id, self.now.name.as_str());
                 self.publish();
                 self.happened("rename", &[("oldName", format!("/{old}"))]);
                 let result = self.record().await;
