@@ -15,24 +15,7 @@ use havre_net::spec::NetworkSpec;
 
 use crate::events::Events;
 use crate::record::Fixed;
-use crate::spec::ContainerSpec;
 use crate::{Engine, EngineError};
-
-/// Refuses a start that would not do what was asked.
-pub(crate) fn check_start(spec: &ContainerSpec) -> Result<(), EngineError> {
-    for endpoint in &spec.endpoints {
-        let wanted = [
-            ("--link", !endpoint.links.is_empty()),
-            ("--network-alias (there are no names of containers yet)", !endpoint.aliases.is_empty()),
-            ("--link-local-ip", !endpoint.link_local.is_empty()),
-            ("driver options of an endpoint", !endpoint.options.is_empty()),
-        ];
-        if let Some((what, _)) = wanted.iter().find(|(_, asked)| *asked) {
-            return Err(EngineError::NotYet((*what).to_owned()));
-        }
-    }
-    Ok(())
-}
 
 /// The ports of a container that are to be reached on the host.
 pub(crate) fn ports(fixed: &Fixed) -> Vec<PublishedPort> {

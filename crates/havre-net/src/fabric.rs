@@ -6,8 +6,10 @@
 //! All of it works in the namespace in which `open` was called. Everything here blocks, for a millisecond or two.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use havre_base::{ContainerId, NetworkId};
@@ -33,6 +35,8 @@ pub struct Fabric {
     mark: PathBuf,
     /// Held while ports are chosen, so that nobody else chooses the same.
     choosing: Mutex<()>,
+    /// Whether the default network's addresses on this host are used by others than its containers.
+    default_is_used: AtomicBool,
 }
 
 /// What the administrator decided.
@@ -117,7 +121,8 @@ impl Fabric {
             None => None,
             Some(name) => Some(Firewall::open(name)?),
         };
-        Ok(Self { networks, host, firewall, mark: spec.mark.clone(), choosing: Mutex::new(()) })
+        let (mark, choosing) = (spec.mark.clone(), Mutex::new(()));
+        Ok(Self { networks, host, firewall, mark, choosing, default_is_used: AtomicBool::new(false) })
     }
 
     /// What is recorded.
@@ -137,7 +142,10 @@ impl Fabric {
         self.networks.sweep(runs);
         let mut all = self.networks.list();
         // The default network is made for its first container, so that an engine without one leaves the host as it is.
-        all.retain(|network| !network.is_predefined() || !self.networks.endpoints(&network.id).is_empty());
+        let used = |network: &Network| {
+            !self.networks.endpoints(&network.id).is_empty() || self.default_is_used.load(Ordering::Relaxed)
+        };
+        all.retain(|network| !network.is_predefined() || used(network));
         let mut host = self.host();
         if let Err(error) = bridge::sweep(&mut host, &all) {
             tracing::warn!(
@@ -177,6 +185,22 @@ impl Fabric {
     /// Writes the firewall's table anew, for when somebody else has changed it.
     pub fn assert_firewall(&self) -> Result<()> {
         self.firewall.as_ref().map_or(Ok(()), Firewall::assert)
+    }
+
+    /// Containers of other networks use the default network's addresses on this host.
+    pub fn use_default(&self) {
+        self.default_is_used.store(true, Ordering::Relaxed);
+    }
+
+    /// By which addresses containers reach this host: those of the default network's bridge, which is there from now on.
+    pub fn host_gateways(&self) -> Result<Vec<IpAddr>> {
+        self.use_default();
+        let network = self.networks.find("bridge")?;
+        if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
+            self.lay(&network)?;
+        }
+        bridge::ensure(&mut self.host(), &network)?;
+        Ok(network.blocks.iter().filter_map(|block| block.gateway).collect())
     }
 
     /// Makes a network. Also returns which of its options have no effect.
@@ -327,8 +351,14 @@ impl Fabric {
     /// At the end of the engine: bridges that nobody is at go, those of running containers stay.
     pub fn close(&self) {
         let mut host = self.host();
+        let used = |network: &Network| {
+            network.is_predefined()
+                && self.default_is_used.load(Ordering::Relaxed)
+                && !self.networks.all_endpoints().is_empty()
+        };
         for network in self.networks.list() {
             if network.spec.driver == Driver::Bridge
+                && !used(&network)
                 && self.networks.endpoints(&network.id).is_empty()
                 && let Err(error) = bridge::remove(&mut host, &network)
             {

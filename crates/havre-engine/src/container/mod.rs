@@ -265,6 +265,7 @@ impl Container {
             Command::MendNetworks => self.mend_networks().await,
             Command::Rename { name, reply } => {
                 let old = std::mem::replace(&mut self.now.name, name);
+                self.launcher.fabric.networks().rename(&self.fixed.id, self.now.name.as_str());
                 self.publish();
                 self.happened("rename", &[("oldName", format!("/{old}"))]);
                 let result = self.record().await;

@@ -3,12 +3,13 @@
 //! Invariants: what was acknowledged is there after the next start; a change that failed left nothing. A crash between
 //! the kernel's part and the record's is put together by [`Container::mend_networks`] at the daemon's start.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use havre_net::networks::{Endpoint, EndpointSpec, Network};
 use havre_net::ports::PublishedPort;
 use havre_net::{NetError, fabric::Fabric};
+use havre_runtime::shim::protocol::Ask;
 use havre_store::db::Batch;
 
 use super::Container;
@@ -52,14 +53,12 @@ impl Container {
         let mut fixed = (*self.fixed).clone();
         fixed.spec.endpoints.retain(|have| !self.is_of(have, &network));
         fixed.spec.endpoints.push(spec.clone());
-        networking::check_start(&fixed.spec)?;
         if let Some(pid) = self.now.state.pid() {
-            let netns = self.launcher.network_namespace(&self.fixed, pid)?;
             let name = self.now.name.to_string();
-            let joined = self
-                .on_fabric(move |fabric, fixed, ports| fabric.join(&fixed.id, &name, spec, &ports, netns));
-            let (network, _) =
-                joined.await?.map_err(|error| networking::unconnected(&self.fixed, &self.now.name, error))?;
+            let joined = self.rejoin(pid, fixed.clone(), move |fabric, fixed, ports, netns| {
+                fabric.join(&fixed.id, &name, spec, ports, netns).map(drop)
+            });
+            joined.await?;
             self.commit_fixed(fixed).await?;
             self.network_happened("connect", &network);
             return Ok(());
@@ -97,15 +96,46 @@ impl Container {
         let mut fixed = (*self.fixed).clone();
         fixed.spec.endpoints.retain(|have| !is_it(have));
         if let (Some(network), Some(pid)) = (&network, alive) {
-            let netns = self.launcher.network_namespace(&self.fixed, pid)?;
             let id = network.id.clone();
-            let parted =
-                self.on_fabric(move |fabric, fixed, ports| fabric.part(&fixed.id, &id, &ports, Some(netns)));
-            parted.await??;
+            let parted = self.rejoin(pid, fixed.clone(), move |fabric, fixed, ports, netns| {
+                fabric.part(&fixed.id, &id, ports, Some(netns)).map(drop)
+            });
+            parted.await?;
         }
         self.commit_fixed(fixed).await?;
         if let Some(network) = &network {
             self.network_happened("disconnect", network);
+        }
+        Ok(())
+    }
+
+    /// Changes the networks of a running container, and what it sees of them: its files and its name server.
+    async fn rejoin(
+        &mut self,
+        pid: i32,
+        new: Fixed,
+        work: impl FnOnce(&Fabric, &Fixed, &[PublishedPort], OwnedFd) -> Result<(), NetError> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let (launcher, runtime) = (Arc::clone(&self.launcher), tokio::runtime::Handle::current());
+        let done = tokio::task::spawn_blocking(move || {
+            let _inside = runtime.enter();
+            let netns = launcher.network_namespace(&new, pid)?;
+            let own = netns.try_clone().map_err(EngineError::io("open", format!("/proc/{pid}/ns/net")))?;
+            let places = || launcher.fabric.networks().of_container(&new.id);
+            let before = places();
+            work(&launcher.fabric, &new, &networking::ports(&new), own)?;
+            let keep = launcher.names_changed(&new, netns.as_fd())?;
+            launcher.etc_changed(&new, &before, &places());
+            Ok(keep)
+        });
+        let keep = match done.await.map_err(|_| EngineError::ShuttingDown)? {
+            Err(EngineError::Net(error)) => {
+                return Err(networking::unconnected(&self.fixed, &self.now.name, error));
+            }
+            done => done?,
+        };
+        if !keep.is_empty() {
+            self.ask_quietly(Ask::Keep, keep).await;
         }
         Ok(())
     }

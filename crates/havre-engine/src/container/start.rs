@@ -1,5 +1,6 @@
 //! Starting: from a wish or a restart policy to a running shim.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,10 +79,10 @@ impl Container {
         Ok(tokio::task::spawn_blocking(copy).await.map_err(|_| EngineError::ShuttingDown)??)
     }
 
-    /// Joins the networks that the container asks for.
-    async fn connected(&self) -> Result<Option<Connected>, EngineError> {
+    /// Joins the networks that the container asks for. Also returns what the supervisor shall keep.
+    async fn connected(&self) -> Result<(Option<Connected>, Vec<OwnedFd>), EngineError> {
         if self.fixed.spec.network != NetworkMode::Networks {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         let (launcher, fixed, name) =
             (Arc::clone(&self.launcher), Arc::clone(&self.fixed), self.now.name.to_string());
@@ -93,10 +94,17 @@ impl Container {
                 [] if !fixed.spec.home.is_empty() => &home,
                 asked => asked,
             };
-            launcher.fabric.connect(&fixed.id, &name, asked, &ports)
+            let connected = launcher.fabric.connect(&fixed.id, &name, asked, &ports)?;
+            match launcher.names.changed(&fixed, connected.namespace.as_fd()) {
+                Ok(keep) => Ok((Some(connected), keep)),
+                Err(error) => {
+                    launcher.disconnected(&fixed.id);
+                    Err(error)
+                }
+            }
         };
         let joined = tokio::task::spawn_blocking(join).await.map_err(|_| EngineError::ShuttingDown)?;
-        joined.map(Some).map_err(|error| crate::networking::unconnected(&self.fixed, &self.now.name, error))
+        joined.map_err(|error| crate::networking::unconnected(&self.fixed, &self.now.name, error))
     }
 
     /// Gives back what was joined, behind: the links go with the namespace.
@@ -104,7 +112,15 @@ impl Container {
         if self.fixed.spec.network == NetworkMode::Networks {
             let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
             self.networks_happened("disconnect", &launcher.fabric.networks().of_container(&id));
-            drop(tokio::task::spawn_blocking(move || launcher.fabric.disconnect(&id)));
+            drop(tokio::task::spawn_blocking(move || launcher.disconnected(&id)));
+        }
+    }
+
+    /// Who is linked to this container hears, behind, where it is now.
+    fn tell_linked(&self) {
+        if self.fixed.spec.network == NetworkMode::Networks {
+            let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
+            drop(tokio::task::spawn_blocking(move || crate::links::tell(&launcher, &id)));
         }
     }
 
@@ -116,8 +132,7 @@ impl Container {
         let waiting = self.arrived().await;
         self.launcher.sources.look(&self.fixed.spec.mounts, Look::Ready).await?;
         self.copied().await?;
-        crate::networking::check_start(&self.fixed.spec)?;
-        let connected = self.connected().await?;
+        let (connected, keep) = self.connected().await?;
         if let Some(connected) = &connected {
             self.networks_happened("connect", &connected.endpoints);
         }
@@ -160,6 +175,10 @@ impl Container {
                 tracing::debug!(container = %self.fixed.id, nanos = ?steps, "started");
                 self.timings = Arc::new(steps);
                 self.started(&status);
+                if !keep.is_empty() {
+                    self.ask_quietly(Ask::Keep, keep).await;
+                }
+                self.tell_linked();
                 for (spec, fd) in launched.more_clients {
                     self.ask_quietly(Ask::Attach { target: Target::Init, spec }, vec![fd]).await;
                 }

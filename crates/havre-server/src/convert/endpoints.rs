@@ -210,12 +210,17 @@ fn links(containers: &Containers, host: &HostConfig) -> Result<Vec<String>, Refu
             return Err(Refusal::invalid(format!("bad format for links: {text}")));
         }
         let name = name.trim_start_matches('/');
-        if let Err(error) = containers.view(name) {
-            return Err(Refusal::invalid(format!("could not get container for {name}: {error}")));
+        let linked = containers
+            .view(name)
+            .map_err(|error| Refusal::invalid(format!("could not get container for {name}: {error}")))?;
+        if linked.fixed.spec.network == NetworkMode::Host {
+            return Err(Refusal::invalid(
+                "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+            ));
         }
         // Docker's own form of a link that was read back: `/name:/other/alias`.
         let alias = alias.rsplit('/').next().unwrap_or(alias);
-        links.push(format!("{name}:{alias}"));
+        links.push(format!("{}:{alias}", linked.id()));
     }
     Ok(links)
 }

@@ -16,7 +16,7 @@ use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
 use havre_base::{Classify as _, ContainerName, ErrorKind, chain};
 use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, RestartPolicy, Sharing};
-use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
+use havre_engine::{Containers, CreateRequest as Wanted, HOST_GATEWAY, OWN_RUNTIME};
 
 use crate::error::Refusal;
 
@@ -397,14 +397,9 @@ fn extra_hosts(host: &HostConfig) -> Result<Vec<(String, String)>, Refusal> {
         .map(|entry| {
             let bad = || Refusal::invalid(format!("bad format for add-host: {entry:?}"));
             let (name, address) = entry.split_once([':', '=']).ok_or_else(bad)?;
-            if address == "host-gateway" {
-                return Err(Refusal::not_yet("host-gateway in --add-host"));
-            }
             let bare = address.trim_start_matches('[').trim_end_matches(']');
-            if name.is_empty()
-                || name.contains(char::is_whitespace)
-                || bare.parse::<std::net::IpAddr>().is_err()
-            {
+            let known = address == HOST_GATEWAY || bare.parse::<std::net::IpAddr>().is_ok();
+            if name.is_empty() || name.contains(char::is_whitespace) || !known {
                 return Err(Refusal::invalid(format!("invalid IP address in add-host: {address:?}")));
             }
             Ok((name.to_owned(), bare.to_owned()))
