@@ -1,6 +1,6 @@
 //! Networks as they are on this host: what is recorded and what the kernel has, kept together.
 //!
-//! Invariants: a network that was acknowledged has its bridge, and one that could not be made leaves neither record nor
+//! Invariants: a network that was acknowledged has its device, and one that could not be made leaves neither record nor
 //! device; a container's places are recorded before its links are made and given back when they could not be made or
 //! the container has ended. What a crash leaves apart, `restore` puts together at the next start.
 //! All of it works in the namespace in which `open` was called. Everything here blocks, for a millisecond or two.
@@ -14,13 +14,14 @@ use havre_base::{ContainerId, NetworkId};
 use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
+use crate::drivers::{self, bridge, parent};
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
 use crate::ports::PublishedPort;
 use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
-use crate::{NetError, Result, bridge};
+use crate::{NetError, Result};
 
 /// The networks of this host.
 #[derive(Debug)]
@@ -125,7 +126,7 @@ impl Fabric {
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// At start: gives back the places of containers that do not run, makes the bridges that are missing and removes
+    /// At start: gives back the places of containers that do not run, makes the devices that are missing and removes
     /// those of networks that are gone. What cannot be made is told, and fails again where it is needed.
     pub fn restore(&self, runs: &dyn Fn(&ContainerId) -> bool) {
         self.networks.sweep(runs);
@@ -133,20 +134,24 @@ impl Fabric {
         // The default network is made for its first container, so that an engine without one leaves the host as it is.
         all.retain(|network| !network.is_predefined() || !self.networks.endpoints(&network.id).is_empty());
         let mut host = self.host();
-        if let Err(error) = bridge::sweep(&mut host, &all) {
+        if let Err(error) = drivers::sweep(&mut host, &all) {
             tracing::warn!(
                 error = havre_base::chain(&error),
-                "cannot look for bridges of networks that are gone"
+                "cannot look for devices of networks that are gone"
             );
         }
-        for network in all.iter().filter(|network| network.spec.driver == Driver::Bridge) {
-            let made = self.forward_for(network).and_then(|()| bridge::ensure(&mut host, network));
+        for network in &all {
+            let made = match network.spec.driver {
+                Driver::Bridge => self.forward_for(network).and_then(|()| bridge::ensure(&mut host, network)),
+                Driver::Macvlan | Driver::Ipvlan => parent::ensure(&mut host, network),
+                Driver::Host | Driver::Null => continue,
+            };
             if let Err(error) = made {
                 let name = &network.spec.name;
                 tracing::warn!(
                     network = name,
                     error = havre_base::chain(&error),
-                    "cannot make the bridge of a network"
+                    "cannot make the device of a network"
                 );
             }
         }
@@ -175,22 +180,29 @@ impl Fabric {
 
     /// Makes a network. Also returns which of its options have no effect.
     pub fn create(&self, spec: NetworkSpec) -> Result<(Network, Vec<String>)> {
-        if matches!(spec.driver, Driver::Macvlan | Driver::Ipvlan) {
-            let driver = spec.driver.name();
-            return Err(NetError::Unsupported(format!("not yet supported: networks of the driver {driver}")));
-        }
         let (network, warnings) = self.networks.create(spec)?;
-        if network.spec.driver == Driver::Bridge
-            && let Err(error) = self.lay(&network)
-        {
+        if let Err(error) = self.lay(&network) {
             self.networks.remove(network.id.as_str())?;
-            bridge::remove(&mut self.host(), &network)?;
+            drivers::remove(&mut self.host(), &network, &self.networks.list())?;
             return Err(error);
         }
         Ok((network, warnings))
     }
 
+    /// Makes what is below a network.
     fn lay(&self, network: &Network) -> Result<()> {
+        match network.spec.driver {
+            Driver::Bridge => self.lay_bridge(network),
+            Driver::Macvlan | Driver::Ipvlan => {
+                let mut host = self.host();
+                parent::supported(&mut host, network)?;
+                parent::ensure(&mut host, network).map(drop)
+            }
+            Driver::Host | Driver::Null => Ok(()),
+        }
+    }
+
+    fn lay_bridge(&self, network: &Network) -> Result<()> {
         self.forward_for(network)?;
         bridge::ensure(&mut self.host(), network)?;
         self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.add_network(network))
@@ -207,13 +219,13 @@ impl Fabric {
         Ok(())
     }
 
-    /// Removes a network that nobody is in, and its bridge.
+    /// Removes a network that nobody is in, and its device.
     pub fn remove(&self, name: &str) -> Result<Network> {
         let network = self.networks.remove(name)?;
         if let Some(firewall) = &self.firewall {
             firewall.remove_network(&network.id)?;
         }
-        bridge::remove(&mut self.host(), &network)?;
+        drivers::remove(&mut self.host(), &network, &self.networks.list())?;
         Ok(network)
     }
 
@@ -254,7 +266,7 @@ impl Fabric {
         match network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
-                    self.lay(network)?;
+                    self.lay_bridge(network)?;
                 }
                 let mut host = self.host();
                 let bridge = bridge::ensure(&mut host, network)?;
@@ -265,17 +277,43 @@ impl Fabric {
                 "cannot connect container to host network - container must be created in host network mode"
                     .into(),
             )),
-            Driver::Macvlan | Driver::Ipvlan => Err(NetError::Unsupported(format!(
-                "not yet supported: networks of the driver {}",
-                network.spec.driver.name()
-            ))),
+            Driver::Macvlan | Driver::Ipvlan => {
+                let mut host = self.host();
+                let on = parent::ensure(&mut host, network)?;
+                let kind = parent::kind(network, on);
+                let plugged = sandbox.plug_on(&mut host, &kind, network, endpoint);
+                plugged.map(drop).map_err(|error| self.unplugged(network, endpoint, error))
+            }
         }
+    }
+
+    /// Why a parent took no further link: the kernel only says that it is busy or that something is invalid.
+    fn unplugged(&self, network: &Network, endpoint: &Endpoint, error: NetError) -> NetError {
+        let name = &network.spec.name;
+        let passthru = network.options().mode == "passthru";
+        if passthru && self.networks.endpoints(&network.id).iter().any(|other| other.id != endpoint.id) {
+            return NetError::Predefined(format!(
+                "a container is in macvlan network {name} already, whose parent {} is passed through to one only",
+                parent::name(network)
+            ));
+        }
+        let why = havre_base::chain(&error);
+        NetError::Unsupported(format!(
+            "cannot put a link of network {name} on its parent {}: {why}",
+            parent::name(network)
+        ))
     }
 
     /// Ports lead to the place by which the container reaches the world.
     fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
         let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
+        if network.spec.driver != Driver::Bridge {
+            // As with Docker: the container is reached under its own address.
+            let (network, driver) = (&network.spec.name, network.spec.driver.name());
+            tracing::warn!(network, driver, "ports are not published: its driver has no port mappings");
+            return Ok(());
+        }
         let _one = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
         let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
         let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
@@ -299,19 +337,20 @@ impl Fabric {
         }
     }
 
-    /// At the end of the engine: bridges that nobody is at go, those of running containers stay.
+    /// At the end of the engine: devices that nobody is at go, those of running containers stay.
     pub fn close(&self) {
         let mut host = self.host();
+        let mut in_use = self.networks.list();
+        in_use.retain(|network| !self.networks.endpoints(&network.id).is_empty());
         for network in self.networks.list() {
-            if network.spec.driver == Driver::Bridge
-                && self.networks.endpoints(&network.id).is_empty()
-                && let Err(error) = bridge::remove(&mut host, &network)
+            if self.networks.endpoints(&network.id).is_empty()
+                && let Err(error) = drivers::remove(&mut host, &network, &in_use)
             {
                 let name = &network.spec.name;
                 tracing::warn!(
                     network = name,
                     error = havre_base::chain(&error),
-                    "cannot remove the bridge of a network"
+                    "cannot remove the device of a network"
                 );
             }
         }

@@ -15,6 +15,7 @@ use havre_sys::netlink::table::RouteEntry;
 use havre_sys::netns;
 
 use crate::Result;
+use crate::drivers::ipvlan;
 use crate::networks::{Endpoint, Network};
 
 /// A network namespace.
@@ -79,8 +80,41 @@ impl Sandbox {
                 .set_alias(outside.as_str(), &alias)
                 .set_port(outside.as_str(), port)
         })?;
-        self.settle(&name, network.spec.ipv6)?;
-        let index = self.route.link(name.as_str())?.index;
+        self.bring_up(&name, network, endpoint)?;
+        Ok(name)
+    }
+
+    /// Gives it a link on an interface of the host: the name of the interface in it.
+    pub fn plug_on(
+        &mut self,
+        host: &mut Route,
+        kind: &Kind<'_>,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Result<String> {
+        let options = network.options();
+        let name = self.unused(&options.prefix)?;
+        let end = End {
+            name: &name,
+            mtu: (options.mtu > 0).then_some(options.mtu),
+            mac: (endpoint.mac != [0; 6]).then_some(endpoint.mac),
+            netns: Some(self.netns.as_fd()),
+            ..End::default()
+        };
+        host.change(|changes| changes.create_link(&end, kind))?;
+        self.announce(&name)?;
+        self.bring_up(&name, network, endpoint)?;
+        Ok(name)
+    }
+
+    /// Neighbours outside learn anew who has its addresses when it comes up.
+    fn announce(&self, name: &str) -> Result<()> {
+        self.set(name, &[("ipv4", "arp_notify", "1"), ("ipv6", "ndisc_notify", "1")])
+    }
+
+    fn bring_up(&mut self, name: &str, network: &Network, endpoint: &Endpoint) -> Result<()> {
+        self.settle(name, network.spec.ipv6)?;
+        let index = self.route.link(name)?.index;
         self.route.change(|changes| {
             for net in &endpoint.addresses {
                 let mut address = Address::new(index, net.addr(), net.prefix_len());
@@ -92,7 +126,7 @@ impl Sandbox {
             }
             changes.set_up(index, true)
         })?;
-        Ok(name)
+        Ok(())
     }
 
     /// Takes away what connects it to a network.
@@ -108,28 +142,45 @@ impl Sandbox {
     pub fn lead_out(&mut self, joined: &[(&Network, &Endpoint)]) -> Result<()> {
         for ipv6 in [false, true] {
             let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            let gateway = gateway(joined, ipv6);
+            let wanted = match leading_out(joined, ipv6).first() {
+                Some((.., Some(gateway))) => Some(RouteEntry::via(any, 0, *gateway)),
+                Some((_, endpoint, None)) => {
+                    self.link_of(endpoint, ipv6)?.map(|link| RouteEntry::to_link(any, 0, link))
+                }
+                None => None,
+            };
+            let is_wanted = |route: &RouteEntry| {
+                wanted.is_some_and(|wanted| {
+                    route.gateway == wanted.gateway && (wanted.link.is_none() || wanted.link == route.link)
+                })
+            };
             let now: Vec<RouteEntry> = self
                 .route
                 .routes()?
                 .into_iter()
                 .filter(|route| route.is_default() && route.destination.is_ipv6() == ipv6)
                 .collect();
-            if now.len() == usize::from(gateway.is_some()) && now.iter().all(|route| route.gateway == gateway)
-            {
+            if now.len() == usize::from(wanted.is_some()) && now.iter().all(is_wanted) {
                 continue;
             }
             self.route.change(|changes| {
                 for old in &now {
                     changes.delete_route(old);
                 }
-                if let Some(gateway) = gateway {
-                    changes.add_route(&RouteEntry::via(any, 0, gateway));
+                if let Some(wanted) = &wanted {
+                    changes.add_route(wanted);
                 }
                 changes
             })?;
         }
         Ok(())
+    }
+
+    /// The link that has a place's address.
+    fn link_of(&mut self, endpoint: &Endpoint, ipv6: bool) -> Result<Option<u32>> {
+        let own = endpoint.addresses.iter().map(ipnet::IpNet::addr).find(|own| own.is_ipv6() == ipv6);
+        let there = self.route.addresses(None)?;
+        Ok(there.into_iter().find(|one| Some(one.address) == own).map(|one| one.index))
     }
 
     /// The lowest free name.
@@ -147,9 +198,13 @@ impl Sandbox {
 
     /// Parameters of an interface in it.
     fn settle(&self, name: &str, ipv6: bool) -> Result<()> {
+        self.set(name, &[("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" }), ("ipv6", "accept_ra", "0")])
+    }
+
+    fn set(&self, name: &str, parameters: &[(&str, &str, &str)]) -> Result<()> {
         netns::enter_with(self.netns.as_fd(), || {
-            for (key, value) in [("disable_ipv6", if ipv6 { "0" } else { "1" }), ("accept_ra", "0")] {
-                match std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{key}"), value) {
+            for (family, key, value) in parameters {
+                match std::fs::write(format!("/proc/sys/net/{family}/conf/{name}/{key}"), value) {
                     // A kernel without IPv6.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     other => other?,
@@ -169,18 +224,13 @@ pub fn way_out<'a>(joined: &[(&'a Network, &'a Endpoint)]) -> Option<(&'a Networ
         .find_map(|ipv6| leading_out(joined, ipv6).first().map(|(network, place, _)| (*network, *place)))
 }
 
-/// Which gateway is the default one.
-fn gateway(joined: &[(&Network, &Endpoint)], ipv6: bool) -> Option<IpAddr> {
-    leading_out(joined, ipv6).first().map(|(_, _, gateway)| *gateway)
-}
-
-/// The places that lead out, the preferred one first.
+/// The places that lead out, the preferred one first: through a gateway, or by the link itself.
 fn leading_out<'a>(
     joined: &[(&'a Network, &'a Endpoint)],
     ipv6: bool,
-) -> Vec<(&'a Network, &'a Endpoint, IpAddr)> {
-    let mut out: Vec<(&Network, &Endpoint, IpAddr)> = Vec::new();
-    for (network, endpoint) in joined.iter().filter(|(network, _)| !network.spec.internal) {
+) -> Vec<(&'a Network, &'a Endpoint, Option<IpAddr>)> {
+    let mut out: Vec<(&Network, &Endpoint, Option<IpAddr>)> = Vec::new();
+    for (network, endpoint) in joined.iter().filter(|(network, _)| network.leads_out()) {
         let of_family =
             |block: &&crate::spec::BlockSpec| block.subnet.is_some_and(|net| net.addr().is_ipv6() == ipv6);
         let has = endpoint.addresses.iter().any(|net| net.addr().is_ipv6() == ipv6);
@@ -191,8 +241,9 @@ fn leading_out<'a>(
             .iter()
             .find(of_family)
             .and_then(|block| block.auxiliary.get(router).copied().or(block.gateway));
-        if let (true, Some(gateway)) = (has, gateway) {
-            out.push((network, endpoint, gateway));
+        let by_link = ipvlan::routes_by_link(&network.options());
+        if has && (by_link || gateway.is_some()) {
+            out.push((network, endpoint, gateway.filter(|_| !by_link)));
         }
     }
     out.sort_by(|a, b| {

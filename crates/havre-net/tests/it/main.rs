@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod firewall;
+mod vlans;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use havre_base::ContainerId;
-use havre_net::bridge;
+use havre_net::drivers::{self, bridge, parent};
 use havre_net::networks::{Endpoint, EndpointSpec, Network, Networks};
 use havre_net::pools::{Pool, Pools};
 use havre_net::sandbox::{Sandbox, outer_name};
@@ -69,8 +70,14 @@ impl Host {
         let mut joined = Vec::new();
         for spec in networks {
             let (network, endpoint) = self.networks.join(&id, name, spec.clone()).unwrap();
-            let bridge = bridge::ensure(&mut self.route, &network).unwrap();
-            sandbox.plug(&mut self.route, bridge, &network, &endpoint).unwrap();
+            if network.spec.driver == Driver::Bridge {
+                let bridge = bridge::ensure(&mut self.route, &network).unwrap();
+                sandbox.plug(&mut self.route, bridge, &network, &endpoint).unwrap();
+            } else {
+                let on = parent::ensure(&mut self.route, &network).unwrap();
+                let kind = parent::kind(&network, on);
+                sandbox.plug_on(&mut self.route, &kind, &network, &endpoint).unwrap();
+            }
             joined.push((network, endpoint));
         }
         let all: Vec<(&Network, &Endpoint)> =
@@ -186,7 +193,7 @@ fn n15_devices_of_others_are_neither_used_nor_removed() {
         let end = End { name: "stranger", ..End::default() };
         host.route.change(|changes| changes.create_link(&end, &Kind::Bridge(Bridge::default()))).unwrap();
         host.networks.remove("front").unwrap();
-        bridge::sweep(&mut host.route, &host.networks.list()).unwrap();
+        drivers::sweep(&mut host.route, &host.networks.list()).unwrap();
         assert!(host.route.link(back.bridge.as_str()).is_err());
         assert!(host.route.link("stranger").is_ok() && host.route.link("other").is_ok());
     });

@@ -110,7 +110,9 @@ impl fmt::Display for NetlinkError {
                 }
             }
             Self::NoDriver { kind } => {
-                write!(f, "this kernel has no {kind} links: load or build its module {kind}")
+                // The one whose module has another name.
+                let module = if *kind == "vlan" { "8021q" } else { kind };
+                write!(f, "this kernel has no {kind} links: load or build its module {module}")
             }
             Self::Absent { what } => write!(f, "there is no {what}"),
             Self::TooLong { what } => write!(f, "cannot {what}: it does not fit into one request"),
