@@ -278,12 +278,37 @@ impl Fabric {
                     .into(),
             )),
             Driver::Macvlan | Driver::Ipvlan => {
+                self.own_addresses(network, endpoint)?;
                 let mut host = self.host();
                 let on = parent::ensure(&mut host, network)?;
-                let kind = parent::kind(network, on);
-                let plugged = sandbox.plug_on(&mut host, &kind, network, endpoint);
-                plugged.map(drop).map_err(|error| self.unplugged(network, endpoint, error))
+                let made = sandbox.plug_on(&mut host, &parent::kind(network, on), network, endpoint);
+                // What follows may wait.
+                drop(host);
+                made.and_then(|name| sandbox.bring_up(&name, network, endpoint))
+                    .map_err(|error| self.unplugged(network, endpoint, error))
             }
+        }
+    }
+
+    /// Two links on one parent cannot have one hardware address.
+    fn own_addresses(&self, network: &Network, endpoint: &Endpoint) -> Result<()> {
+        let on = parent::name(network);
+        let same = self.networks.all_endpoints().into_iter().find(|other| {
+            other.id != endpoint.id
+                && other.mac == endpoint.mac
+                && other.mac != [0; 6]
+                && self.networks.find(other.network.as_str()).is_ok_and(|network| {
+                    matches!(network.spec.driver, Driver::Macvlan | Driver::Ipvlan)
+                        && parent::name(&network) == on
+                })
+        });
+        match same {
+            None => Ok(()),
+            Some(other) => Err(NetError::Predefined(format!(
+                "container {} has the hardware address {} on the parent {on} already",
+                other.name,
+                other.mac.map(|byte| format!("{byte:02x}")).join(":")
+            ))),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use havre_sys::netlink::Route;
 use havre_sys::netlink::address::{Address, NO_DAD};
@@ -17,6 +18,9 @@ use havre_sys::netns;
 use crate::Result;
 use crate::drivers::ipvlan;
 use crate::networks::{Endpoint, Network};
+
+/// How long an address may belong to a link whose namespace is being taken away.
+const LINGERING: Duration = Duration::from_secs(3);
 
 /// A network namespace.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ impl Sandbox {
         Ok(name)
     }
 
-    /// Gives it a link on an interface of the host: the name of the interface in it.
+    /// Gives it a link on an interface of the host, which is to be brought up: the name of the interface in it.
     pub fn plug_on(
         &mut self,
         host: &mut Route,
@@ -103,7 +107,6 @@ impl Sandbox {
         };
         host.change(|changes| changes.create_link(&end, kind))?;
         self.announce(&name)?;
-        self.bring_up(&name, network, endpoint)?;
         Ok(name)
     }
 
@@ -112,21 +115,32 @@ impl Sandbox {
         self.set(name, &[("ipv4", "arp_notify", "1"), ("ipv6", "ndisc_notify", "1")])
     }
 
-    fn bring_up(&mut self, name: &str, network: &Network, endpoint: &Endpoint) -> Result<()> {
+    /// Gives the interface the place's addresses. On a parent of the host they may be those of a container that has just
+    /// ended: the kernel takes links of a namespace away behind the end of its last process.
+    pub fn bring_up(&mut self, name: &str, network: &Network, endpoint: &Endpoint) -> Result<()> {
         self.settle(name, network.spec.ipv6)?;
         let index = self.route.link(name)?.index;
-        self.route.change(|changes| {
-            for net in &endpoint.addresses {
-                let mut address = Address::new(index, net.addr(), net.prefix_len());
-                if address.address.is_ipv6() {
-                    // It is nobody else's, and waiting for a proof would cost a second.
-                    address.flags = NO_DAD;
+        let deadline = Instant::now() + LINGERING;
+        let mut there = Vec::new();
+        loop {
+            let done = self.route.change(|changes| {
+                let missing = endpoint.addresses.iter().filter(|net| !there.contains(&net.addr()));
+                for net in missing {
+                    let mut address = Address::new(index, net.addr(), net.prefix_len());
+                    if address.address.is_ipv6() {
+                        // It is nobody else's, and waiting for a proof would cost a second.
+                        address.flags = NO_DAD;
+                    }
+                    changes.add_address(&address);
                 }
-                changes.add_address(&address);
+                changes.set_up(index, true)
+            });
+            match done {
+                Err(error) if error.is_in_use() && Instant::now() < deadline => wait(),
+                other => return Ok(other?),
             }
-            changes.set_up(index, true)
-        })?;
-        Ok(())
+            there = self.route.addresses(Some(index))?.into_iter().map(|one| one.address).collect();
+        }
     }
 
     /// Takes away what connects it to a network.
@@ -214,6 +228,14 @@ impl Sandbox {
         })?;
         Ok(())
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the kernel tells nobody when an address of a parent is free again"
+)]
+fn wait() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 /// The place by which the world is reached, and ports of the host lead in.

@@ -76,7 +76,8 @@ impl Host {
             } else {
                 let on = parent::ensure(&mut self.route, &network).unwrap();
                 let kind = parent::kind(&network, on);
-                sandbox.plug_on(&mut self.route, &kind, &network, &endpoint).unwrap();
+                let name = sandbox.plug_on(&mut self.route, &kind, &network, &endpoint).unwrap();
+                sandbox.bring_up(&name, &network, &endpoint).unwrap();
             }
             joined.push((network, endpoint));
         }

@@ -147,6 +147,28 @@ fn networks_without_a_parent_lead_nowhere_and_leave_nothing() {
     });
 }
 
+#[test]
+fn an_address_is_one_containers_and_free_again_when_it_has_ended() {
+    on_a_host(|host| {
+        let _router = router(host);
+        let (fabric, _folder) = fabric();
+        fabric.create(vlan("lan", Driver::Macvlan, &[("parent", "wire0")])).unwrap();
+        let asked = EndpointSpec { mac: Some([2, 0, 0, 0, 0, 7]), ..asks("lan") };
+        let (one, two) = (ContainerId::random(), ContainerId::random());
+        for _ in 0..3 {
+            let connected = fabric.connect(&one, "one", std::slice::from_ref(&asked), &[]).unwrap();
+            let error = fabric.connect(&two, "two", std::slice::from_ref(&asked), &[]).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "container one has the hardware address 02:00:00:00:00:07 on the parent wire0 already"
+            );
+            // The namespace goes behind this.
+            drop(connected);
+            fabric.disconnect(&one);
+        }
+    });
+}
+
 /// The same with record and device together.
 fn fabric() -> (Fabric, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();

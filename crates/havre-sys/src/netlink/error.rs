@@ -91,6 +91,12 @@ impl NetlinkError {
         )
     }
 
+    /// Whether an address belongs to another link.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.errno() == Some(Errno::ADDRINUSE)
+    }
+
     /// Whether a transaction of the packet filter was refused because somebody else changed it meanwhile.
     #[must_use]
     pub fn is_overtaken(&self) -> bool {

@@ -44,6 +44,7 @@ mod servers;
 mod silent;
 mod teach;
 mod terminal;
+mod vlans;
 mod why;
 mod world;
 
@@ -74,6 +75,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(registry_keys::ALL)
         .chain(manifest::ALL)
         .chain(networks::ALL)
+        .chain(vlans::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
