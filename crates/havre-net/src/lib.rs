@@ -13,6 +13,7 @@ pub mod firewall;
 pub mod listeners;
 pub mod networks;
 pub mod options;
+pub mod place;
 pub mod pools;
 pub mod ports;
 mod publish;

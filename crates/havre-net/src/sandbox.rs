@@ -14,8 +14,9 @@ use havre_sys::netlink::port::Port;
 use havre_sys::netlink::table::RouteEntry;
 use havre_sys::netns;
 
-use crate::Result;
 use crate::networks::{Endpoint, Network};
+use crate::place::PlaceOptions;
+use crate::{NetError, Result};
 
 /// A network namespace.
 #[derive(Debug)]
@@ -59,7 +60,11 @@ impl Sandbox {
         endpoint: &Endpoint,
     ) -> Result<String> {
         let options = network.options();
-        let name = self.unused(&options.prefix)?;
+        let asked = PlaceOptions::parse(&endpoint.spec.options)?;
+        let name = match &asked.name {
+            Some(name) => name.clone(),
+            None => self.unused(&options.prefix)?,
+        };
         let outside = outer_name(endpoint);
         let mtu = (options.mtu > 0).then_some(options.mtu);
         let end = End { name: &outside, mtu, master: Some(bridge), up: true, ..End::default() };
@@ -79,11 +84,15 @@ impl Sandbox {
                 .set_alias(outside.as_str(), &alias)
                 .set_port(outside.as_str(), port)
         })?;
-        self.settle(&name, network.spec.ipv6)?;
+        let ipv6 = network.spec.ipv6 || endpoint.spec.link_local.iter().any(IpAddr::is_ipv6);
+        self.settle(&name, ipv6, &asked)?;
         let index = self.route.link(name.as_str())?.index;
+        // Link-local networks have these sizes.
+        let link_local = endpoint.spec.link_local.iter().map(|at| (*at, if at.is_ipv6() { 64 } else { 16 }));
+        let all = endpoint.addresses.iter().map(|net| (net.addr(), net.prefix_len())).chain(link_local);
         self.route.change(|changes| {
-            for net in &endpoint.addresses {
-                let mut address = Address::new(index, net.addr(), net.prefix_len());
+            for (at, prefix) in all {
+                let mut address = Address::new(index, at, prefix);
                 if address.address.is_ipv6() {
                     // It is nobody else's, and waiting for a proof would cost a second.
                     address.flags = NO_DAD;
@@ -146,7 +155,7 @@ impl Sandbox {
     }
 
     /// Parameters of an interface in it.
-    fn settle(&self, name: &str, ipv6: bool) -> Result<()> {
+    fn settle(&self, name: &str, ipv6: bool, asked: &PlaceOptions) -> Result<()> {
         netns::enter_with(self.netns.as_fd(), || {
             for (key, value) in [("disable_ipv6", if ipv6 { "0" } else { "1" }), ("accept_ra", "0")] {
                 match std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{key}"), value) {
@@ -155,9 +164,12 @@ impl Sandbox {
                     other => other?,
                 }
             }
-            Ok(())
-        })?;
-        Ok(())
+            Ok(asked.files(name).find_map(|(file, value)| {
+                let error = std::fs::write(&file, value).err()?;
+                Some(format!("cannot write {value:?} to {file}: {error}"))
+            }))
+        })?
+        .map_or(Ok(()), |why| Err(NetError::Invalid(why)))
     }
 }
 

@@ -55,22 +55,72 @@ pub type Attachment = (AttachSpec, OwnedFd);
 
 /// What can be asked of a container.
 pub(crate) enum Command {
+    /// Start as its restart policy says: the engine begins.
+    Resume,
     Start(Reply<()>),
-    Stop { signal: Option<i32>, grace: Option<i64>, reply: Reply<()> },
-    Restart { signal: Option<i32>, grace: Option<i64>, reply: Reply<()> },
-    Kill { signal: i32, reply: Reply<()> },
-    Remove { force: bool, reply: Reply<()> },
-    Attach { attachment: Attachment, reply: Reply<()> },
+    Stop {
+        signal: Option<i32>,
+        grace: Option<i64>,
+        reply: Reply<()>,
+    },
+    Restart {
+        signal: Option<i32>,
+        grace: Option<i64>,
+        reply: Reply<()>,
+    },
+    Kill {
+        signal: i32,
+        reply: Reply<()>,
+    },
+    Remove {
+        force: bool,
+        reply: Reply<()>,
+    },
+    Attach {
+        attachment: Attachment,
+        reply: Reply<()>,
+    },
     Announce(Reply<Option<oneshot::Sender<Attachment>>>),
-    Resize { target: Target, rows: u16, columns: u16, reply: Reply<()> },
-    Freeze { frozen: bool, reply: Reply<()> },
-    Lease { access: Access, reply: Reply<Granted> },
-    Happened { action: &'static str, more: Vec<(&'static str, String)> },
-    Rename { name: havre_base::ContainerName, reply: Reply<()> },
-    Update { revise: Revision, reply: Reply<Vec<String>> },
-    ExecCreate { spec: Box<ExecSpec>, reply: Reply<ExecId> },
-    ExecStart { id: ExecId, attachment: Option<Attachment>, console: (u16, u16), reply: Reply<()> },
-    ExecInspect { id: ExecId, reply: Reply<ExecView> },
+    Resize {
+        target: Target,
+        rows: u16,
+        columns: u16,
+        reply: Reply<()>,
+    },
+    Freeze {
+        frozen: bool,
+        reply: Reply<()>,
+    },
+    Lease {
+        access: Access,
+        reply: Reply<Granted>,
+    },
+    Happened {
+        action: &'static str,
+        more: Vec<(&'static str, String)>,
+    },
+    Rename {
+        name: havre_base::ContainerName,
+        reply: Reply<()>,
+    },
+    Update {
+        revise: Revision,
+        reply: Reply<Vec<String>>,
+    },
+    ExecCreate {
+        spec: Box<ExecSpec>,
+        reply: Reply<ExecId>,
+    },
+    ExecStart {
+        id: ExecId,
+        attachment: Option<Attachment>,
+        console: (u16, u16),
+        reply: Reply<()>,
+    },
+    ExecInspect {
+        id: ExecId,
+        reply: Reply<ExecView>,
+    },
 }
 
 /// What is known of an exec.
@@ -181,11 +231,7 @@ impl Container {
     }
 
     /// Runs until the container is removed or the engine lets go of it.
-    pub(crate) async fn run(mut self, start_now: bool) {
-        if start_now && let Err(error) = self.start().await {
-            tracing::warn!(container = %self.fixed.id, error = havre_base::chain(&error), "restart failed");
-            self.start_failed(&error);
-        }
+    pub(crate) async fn run(mut self) {
         while !self.removed {
             let timer =
                 [self.kill_at, self.ended_by, self.restart_at, self.leases.until].into_iter().flatten().min();
@@ -212,6 +258,14 @@ impl Container {
         match command {
             Command::Lease { access, reply } => self.lease(access, reply),
             Command::Happened { action, more } => self.happened(action, &more),
+            Command::Resume => {
+                if !self.now.state.is_alive()
+                    && let Err(error) = self.start().await
+                {
+                    tracing::warn!(container = %self.fixed.id, error = havre_base::chain(&error), "restart failed");
+                    self.start_failed(&error);
+                }
+            }
             Command::Start(reply) => {
                 let result = self.start_by_user().await;
                 answer(reply, result);
