@@ -13,6 +13,7 @@ use havre_net::networks::Network;
 use havre_net::ports::PublishedPort;
 use havre_net::spec::NetworkSpec;
 
+use crate::events::Events;
 use crate::record::Fixed;
 use crate::{Engine, EngineError};
 
@@ -80,9 +81,13 @@ pub async fn prune(engine: &Engine, chosen: impl Fn(&Network) -> bool) -> Result
 
 /// Tells of a network; `more` is what else belongs to the action, such as the container that joined.
 pub fn happened(engine: &Engine, action: &str, network: &Network, more: &[(&str, &str)]) {
+    told(&engine.events, action, network, more);
+}
+
+pub(crate) fn told(events: &Events, action: &str, network: &Network, more: &[(&str, &str)]) {
     let own = [("name", network.spec.name.as_str()), ("type", network.spec.driver.name())];
     let attributes = own.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    engine.events.publish("network", action, network.id.as_str(), attributes.collect());
+    events.publish("network", action, network.id.as_str(), attributes.collect());
 }
 
 /// The database writes with a sync.

@@ -64,6 +64,14 @@ pub(crate) async fn recover(
             there.index.find(id.as_str()).is_ok_and(|handle| handle.view.borrow().now.state.is_alive())
         };
         there.fabric.restore(&runs);
+        // Before anybody else can ask for something.
+        for handle in there.index.handles() {
+            if handle.view.borrow().now.state.is_alive()
+                && handle.inbox.try_send(Command::MendNetworks).is_err()
+            {
+                tracing::error!("a container's networks are not looked at");
+            }
+        }
     };
     tokio::task::spawn_blocking(restore).await.map_err(|_| EngineError::ShuttingDown)?;
     // Not before: the places of those that do not run yet are taken back.

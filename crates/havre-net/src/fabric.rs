@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
-use crate::ports::PublishedPort;
+use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
@@ -57,9 +57,9 @@ pub struct Connected {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Turns forwarding on, without which no container reaches anybody else. Whether it is on because of us: then the host
-/// must not forward for others too.
-fn forward(mark: &Path, ipv6: bool) -> Result<bool> {
+/// Turns forwarding on, without which no container reaches anybody else. If it is on because of us, the bridges that
+/// were there before: then the host must not forward for others too.
+fn forward(mark: &Path, ipv6: bool, host: &mut Route) -> Result<Option<Vec<String>>> {
     let name = if ipv6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
     let mark = mark.with_extension(if ipv6 { "6" } else { "4" });
     let path = format!("/proc/sys/net/{name}");
@@ -68,14 +68,20 @@ fn forward(mark: &Path, ipv6: bool) -> Result<bool> {
             if ipv6 {
                 keep_learning()?;
             }
+            let mut bridges = bridge::of_others(host)?;
             // The mark first: a crash in between must not open the host.
-            std::fs::write(&mark, "")?;
+            std::fs::write(&mark, bridges.join("\n"))?;
             std::fs::write(&path, "1")?;
-            Ok(true)
+            bridges.sort();
+            Ok(Some(bridges))
         }
         // A kernel without that family.
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(mark.exists()),
+        _ => match std::fs::read_to_string(&mark) {
+            Ok(bridges) => Ok(Some(bridges.lines().map(str::to_owned).collect())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        },
     }
 }
 
@@ -125,7 +131,7 @@ impl Fabric {
         &self.networks
     }
 
-    fn host(&self) -> MutexGuard<'_, Route> {
+    pub(crate) fn host(&self) -> MutexGuard<'_, Route> {
         // Requests are whole, and answers that nobody took are skipped by their numbers.
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -148,7 +154,7 @@ impl Fabric {
             );
         }
         for network in all.iter().filter(|network| network.spec.driver == Driver::Bridge) {
-            let made = self.forward_for(network).and_then(|()| bridge::ensure(&mut host, network));
+            let made = self.forward_for(network, &mut host).and_then(|()| bridge::ensure(&mut host, network));
             if let Err(error) = made {
                 let name = &network.spec.name;
                 tracing::warn!(
@@ -215,17 +221,19 @@ impl Fabric {
     }
 
     fn lay(&self, network: &Network) -> Result<()> {
-        self.forward_for(network)?;
-        bridge::ensure(&mut self.host(), network)?;
+        let mut host = self.host();
+        self.forward_for(network, &mut host)?;
+        bridge::ensure(&mut host, network)?;
+        drop(host);
         self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.add_network(network))
     }
 
     /// Before the first bridge of a family.
-    fn forward_for(&self, network: &Network) -> Result<()> {
+    fn forward_for(&self, network: &Network, host: &mut Route) -> Result<()> {
         let Some(firewall) = &self.firewall else { return Ok(()) };
         for (wanted, ipv6) in [(network.spec.ipv4, false), (network.spec.ipv6, true)] {
-            if wanted && forward(&self.mark, ipv6)? {
-                firewall.close_to_others(ipv6);
+            if wanted && let Some(bridges) = forward(&self.mark, ipv6, host)? {
+                firewall.close_to_others(ipv6, bridges);
             }
         }
         Ok(())
@@ -274,7 +282,7 @@ impl Fabric {
         Ok(Connected { namespace: sandbox.into_fd(), endpoints })
     }
 
-    fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
+    pub(crate) fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
         match network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
@@ -300,12 +308,29 @@ impl Fabric {
     fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
         let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
-        let _one = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.choosing();
         let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
         let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
         let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
         firewall.publish(&endpoint.id, network, &chosen)?;
         self.networks.set_published(&endpoint.id, chosen);
+        Ok(())
+    }
+
+    /// To be held while ports are chosen.
+    pub(crate) fn choosing(&self) -> MutexGuard<'_, ()> {
+        self.choosing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leads these ports to these places in place of those that led there, at once.
+    pub(crate) fn lead_ports(&self, changes: &[(&Endpoint, &Network, &[Publication])]) -> Result<()> {
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        let elements: Vec<_> =
+            changes.iter().map(|(place, network, ports)| (&place.id, *network, *ports)).collect();
+        firewall.publish_all(&elements)?;
+        for (place, _, ports) in changes {
+            self.networks.set_published(&place.id, ports.to_vec());
+        }
         Ok(())
     }
 

@@ -12,38 +12,33 @@
 //! | into or out of an internal network | no |
 //! | out of a network | yes, with the host's address unless it is routed |
 //! | to 127.0.0.0/8 from a bridge | no |
-//! | neither from nor to a network | only where the host forwarded before it had networks of ours |
+//! | neither from nor to a network | where the host forwarded before it had networks of ours; else only from and to bridges that came later |
 //!
 //! Invariant: nothing outside of the table is read or written.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use havre_base::{EndpointId, NetworkId};
-use havre_sys::nft::{
-    Batch, Chain, Data, Element, Family, Field, Hook, KeyType, Nft, Rule, Set, State, Status, Table, Value,
-};
+use havre_sys::nft::{Batch, Chain, Element, Family, Nft, Table, Value};
 use ipnet::IpNet;
 
+use self::rules::{CHAINS, SETS, chain, rules};
 use crate::Result;
 use crate::networks::Network;
 use crate::options::GatewayMode;
 use crate::ports::{Protocol, Publication};
-
-/// Before connections are followed.
-const RAW: i32 = -300;
-/// Where destinations are changed.
-const DESTINATIONS: i32 = -100;
-/// Where sources are changed.
-const SOURCES: i32 = 100;
 
 /// Elements of a network, by set.
 type Elements = Vec<(&'static str, Element)>;
 
 #[derive(Debug, Default)]
 struct Wanted {
+    /// Bridges of others that were there before forwarding was turned on for us: they may lead out of the machine.
+    outer: BTreeSet<String>,
     networks: BTreeMap<NetworkId, Elements>,
     ports: BTreeMap<EndpointId, Elements>,
 }
@@ -55,133 +50,6 @@ pub struct Firewall {
     /// Of which families what has nothing to do with us is dropped, because forwarding was turned on for us.
     only_ours: [AtomicBool; 2],
     state: Mutex<(Nft, Wanted)>,
-}
-
-const NAMES: &[KeyType] = &[KeyType::Name];
-const PAIRS: &[KeyType] = &[KeyType::Name, KeyType::Name];
-
-const fn set(name: &'static str, key: &'static [KeyType]) -> Set<'static> {
-    Set { name, key, interval: false, data: None, comment: None }
-}
-
-const fn ranges(name: &'static str, key: &'static [KeyType]) -> Set<'static> {
-    Set { interval: true, ..set(name, key) }
-}
-
-const fn map(name: &'static str, key: &'static [KeyType], to: &'static [KeyType]) -> Set<'static> {
-    Set { data: Some(Data::Values(to)), ..set(name, key) }
-}
-
-use KeyType::{Name, Port, Protocol as Proto, V4, V6};
-
-const SETS: &[Set<'static>] = &[
-    set("bridges", NAMES),
-    set("internal", NAMES),
-    set("same", PAIRS),
-    set("trusted", PAIRS),
-    ranges("subnets4", &[V4, Name]),
-    ranges("subnets6", &[V6, Name]),
-    ranges("masqueraded4", &[V4]),
-    ranges("masqueraded6", &[V6]),
-    ranges("unprotected4", &[V4]),
-    ranges("unprotected6", &[V6]),
-    set("open4", &[V4, Proto, Port]),
-    set("open6", &[V6, Proto, Port]),
-    map("ports4", &[Proto, Port], &[V4, Port]),
-    map("ports6", &[Proto, Port], &[V6, Port]),
-    map("ports4_at", &[V4, Proto, Port], &[V4, Port]),
-    map("ports6_at", &[V6, Proto, Port], &[V6, Port]),
-];
-
-/// All but the administrator's, which is never emptied.
-const CHAINS: &[&str] = &["ports", "inward", "guard", "prerouting", "output", "postrouting", "forward"];
-
-fn chain(name: &'static str) -> Chain<'static> {
-    match name {
-        "guard" => Chain::filter(name, Hook::Prerouting, RAW),
-        "prerouting" => Chain::nat(name, Hook::Prerouting, DESTINATIONS),
-        "output" => Chain::nat(name, Hook::Output, DESTINATIONS),
-        "postrouting" => Chain::nat(name, Hook::Postrouting, SOURCES),
-        "forward" => Chain::filter(name, Hook::Forward, 0),
-        _ => Chain::new(name),
-    }
-}
-
-fn rules(only_ours: [bool; 2]) -> Vec<(&'static str, Rule)> {
-    use Field::{
-        Destination4, Destination6, DestinationPort, InputName, OutputName, Protocol, Source4, Source6,
-    };
-    let rule = Rule::new;
-    let loopback = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0));
-    let mut rules = vec![
-        (
-            "ports",
-            rule().ipv4().redirect_by(
-                Family::Ip,
-                &[Destination4, Protocol, DestinationPort],
-                "ports4_at",
-                true,
-            ),
-        ),
-        (
-            "ports",
-            rule().ipv6().redirect_by(
-                Family::Ip6,
-                &[Destination6, Protocol, DestinationPort],
-                "ports6_at",
-                true,
-            ),
-        ),
-        ("ports", rule().ipv4().redirect_by(Family::Ip, &[Protocol, DestinationPort], "ports4", true)),
-        ("ports", rule().ipv6().redirect_by(Family::Ip6, &[Protocol, DestinationPort], "ports6", true)),
-        ("guard", rule().within(&[InputName], "bridges").to_network(loopback, 8).drop()),
-        ("prerouting", rule().to_this_machine().jump("ports")),
-        ("output", rule().to_this_machine().jump("ports")),
-        // Answers of a neighbour on the same bridge would not come back this way.
-        (
-            "postrouting",
-            rule()
-                .status(Status::DESTINATION_CHANGED)
-                .ipv4()
-                .within(&[Source4, OutputName], "subnets4")
-                .masquerade(),
-        ),
-        (
-            "postrouting",
-            rule()
-                .status(Status::DESTINATION_CHANGED)
-                .ipv6()
-                .within(&[Source6, OutputName], "subnets6")
-                .masquerade(),
-        ),
-        ("postrouting", rule().within(&[OutputName], "bridges").from_network(loopback, 8).masquerade()),
-        ("postrouting", rule().ipv4().within(&[Source4, OutputName], "subnets4").accept()),
-        ("postrouting", rule().ipv6().within(&[Source6, OutputName], "subnets6").accept()),
-        ("postrouting", rule().ipv4().within(&[Source4], "masqueraded4").masquerade()),
-        ("postrouting", rule().ipv6().within(&[Source6], "masqueraded6").masquerade()),
-        ("forward", rule().jump("user")),
-        ("forward", rule().state(State::ESTABLISHED | State::RELATED).accept()),
-        ("forward", rule().within(&[OutputName], "bridges").jump("inward")),
-        ("forward", rule().within(&[InputName], "internal").drop()),
-        ("inward", rule().within(&[InputName, OutputName], "same").accept()),
-        ("inward", rule().within(&[OutputName], "internal").drop()),
-        ("inward", rule().within(&[InputName], "internal").drop()),
-        ("inward", rule().status(Status::DESTINATION_CHANGED).accept()),
-        ("inward", rule().within(&[InputName, OutputName], "trusted").accept()),
-        ("inward", rule().ipv4().within(&[Destination4, Protocol, DestinationPort], "open4").accept()),
-        ("inward", rule().ipv6().within(&[Destination6, Protocol, DestinationPort], "open6").accept()),
-        ("inward", rule().ipv4().within(&[Destination4], "unprotected4").accept()),
-        ("inward", rule().ipv6().within(&[Destination6], "unprotected6").accept()),
-        ("inward", rule().drop()),
-    ];
-    let [four, six] = only_ours;
-    if four {
-        rules.push(("forward", rule().not_within(&[InputName], "bridges").ipv4().drop()));
-    }
-    if six {
-        rules.push(("forward", rule().not_within(&[InputName], "bridges").ipv6().drop()));
-    }
-    rules
 }
 
 /// What a network puts into which set.
@@ -263,10 +131,12 @@ impl Firewall {
         Ok(Self { name: name.to_owned(), only_ours: Default::default(), state })
     }
 
-    /// From the next writing on, packets of this family that are neither from nor to a network are dropped.
-    pub fn close_to_others(&self, ipv6: bool) {
+    /// From the next writing on, packets of this family that are neither from nor to a network are dropped, unless they
+    /// are from or to a bridge that is none of `outer`: that of another engine, which forwards because it wants to.
+    pub fn close_to_others(&self, ipv6: bool, outer: impl IntoIterator<Item = String>) {
         let [four, six] = &self.only_ours;
         (if ipv6 { six } else { four }).store(true, Ordering::Relaxed);
+        self.state().1.outer.extend(outer);
     }
 
     fn state(&self) -> MutexGuard<'_, (Nft, Wanted)> {
@@ -306,6 +176,8 @@ impl Firewall {
         for (set, element) in wanted.networks.values().chain(wanted.ports.values()).flatten() {
             by_set.entry(set).or_default().push(element.clone());
         }
+        let outer = wanted.outer.iter().map(|name| Element::new([Value::name(name)]));
+        by_set.entry("outer").or_default().extend(outer);
         for (set, elements) in &by_set {
             batch.add_elements(table, set, elements);
         }
@@ -398,16 +270,32 @@ impl Firewall {
 
     /// Publishes the ports of a container's place, in place of those that it had.
     pub fn publish(&self, endpoint: &EndpointId, network: &Network, ports: &[Publication]) -> Result<()> {
-        let add = of_ports(network, ports);
+        self.publish_all(&[(endpoint, network, ports)])
+    }
+
+    /// The same for several places, at once.
+    pub fn publish_all(&self, places: &[(&EndpointId, &Network, &[Publication])]) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
-        let old = match add.is_empty() {
-            true => wanted.ports.remove(endpoint),
-            false => wanted.ports.insert(endpoint.clone(), add.clone()),
+        let (mut add, mut remove) = (Elements::new(), Elements::new());
+        let mut before = Vec::new();
+        for (endpoint, network, ports) in places {
+            let new = of_ports(network, ports);
+            add.extend(new.iter().cloned());
+            let old = match new.is_empty() {
+                true => wanted.ports.remove(endpoint),
+                false => wanted.ports.insert((*endpoint).clone(), new),
+            };
+            remove.extend(old.iter().flatten().cloned());
+            before.push(((*endpoint).clone(), old));
         }
-        .unwrap_or_default();
-        if let Err(error) = self.change(nft, wanted, &add, &old) {
-            wanted.ports.remove(endpoint);
+        if let Err(error) = self.change(nft, wanted, &add, &remove) {
+            for (endpoint, old) in before {
+                match old {
+                    Some(old) => wanted.ports.insert(endpoint, old),
+                    None => wanted.ports.remove(&endpoint),
+                };
+            }
             return Err(error);
         }
         Ok(())

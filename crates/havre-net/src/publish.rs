@@ -24,12 +24,18 @@ fn any(like: IpAddr) -> IpAddr {
 impl Taken {
     /// By these places, and by programs of the host as far as the ports asked for need to be looked at.
     pub(crate) fn now(places: &[Endpoint], asked: &[PublishedPort]) -> Self {
-        let mut listening = HashMap::new();
+        let published = places.iter().flat_map(|place| place.published.clone()).collect();
+        let mut taken = Self { published, listening: HashMap::new() };
+        taken.look(asked);
+        taken
+    }
+
+    /// Looks at the programs of the host that may have these ports.
+    pub(crate) fn look(&mut self, asked: &[PublishedPort]) {
         for port in asked {
             let protocol = port.port.protocol;
-            listening.entry(protocol).or_insert_with(|| listeners::all(protocol));
+            self.listening.entry(protocol).or_insert_with(|| listeners::all(protocol));
         }
-        Self { published: places.iter().flat_map(|place| place.published.clone()).collect(), listening }
     }
 
     /// Why a port cannot be published.

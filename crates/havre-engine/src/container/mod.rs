@@ -7,6 +7,7 @@
 mod end;
 mod execs;
 mod leases;
+mod network;
 mod removal;
 mod start;
 mod stop;
@@ -55,72 +56,26 @@ pub type Attachment = (AttachSpec, OwnedFd);
 
 /// What can be asked of a container.
 pub(crate) enum Command {
-    /// Start as its restart policy says: the engine begins.
     Resume,
     Start(Reply<()>),
-    Stop {
-        signal: Option<i32>,
-        grace: Option<i64>,
-        reply: Reply<()>,
-    },
-    Restart {
-        signal: Option<i32>,
-        grace: Option<i64>,
-        reply: Reply<()>,
-    },
-    Kill {
-        signal: i32,
-        reply: Reply<()>,
-    },
-    Remove {
-        force: bool,
-        reply: Reply<()>,
-    },
-    Attach {
-        attachment: Attachment,
-        reply: Reply<()>,
-    },
+    Stop { signal: Option<i32>, grace: Option<i64>, reply: Reply<()> },
+    Restart { signal: Option<i32>, grace: Option<i64>, reply: Reply<()> },
+    Kill { signal: i32, reply: Reply<()> },
+    Remove { force: bool, reply: Reply<()> },
+    Attach { attachment: Attachment, reply: Reply<()> },
     Announce(Reply<Option<oneshot::Sender<Attachment>>>),
-    Resize {
-        target: Target,
-        rows: u16,
-        columns: u16,
-        reply: Reply<()>,
-    },
-    Freeze {
-        frozen: bool,
-        reply: Reply<()>,
-    },
-    Lease {
-        access: Access,
-        reply: Reply<Granted>,
-    },
-    Happened {
-        action: &'static str,
-        more: Vec<(&'static str, String)>,
-    },
-    Rename {
-        name: havre_base::ContainerName,
-        reply: Reply<()>,
-    },
-    Update {
-        revise: Revision,
-        reply: Reply<Vec<String>>,
-    },
-    ExecCreate {
-        spec: Box<ExecSpec>,
-        reply: Reply<ExecId>,
-    },
-    ExecStart {
-        id: ExecId,
-        attachment: Option<Attachment>,
-        console: (u16, u16),
-        reply: Reply<()>,
-    },
-    ExecInspect {
-        id: ExecId,
-        reply: Reply<ExecView>,
-    },
+    Resize { target: Target, rows: u16, columns: u16, reply: Reply<()> },
+    Freeze { frozen: bool, reply: Reply<()> },
+    Lease { access: Access, reply: Reply<Granted> },
+    Happened { action: &'static str, more: Vec<(&'static str, String)> },
+    Connect { spec: Box<havre_net::networks::EndpointSpec>, reply: Reply<()> },
+    Disconnect { network: String, force: bool, reply: Reply<()> },
+    MendNetworks,
+    Rename { name: havre_base::ContainerName, reply: Reply<()> },
+    Update { revise: Revision, reply: Reply<Vec<String>> },
+    ExecCreate { spec: Box<ExecSpec>, reply: Reply<ExecId> },
+    ExecStart { id: ExecId, attachment: Option<Attachment>, console: (u16, u16), reply: Reply<()> },
+    ExecInspect { id: ExecId, reply: Reply<ExecView> },
 }
 
 /// What is known of an exec.
@@ -258,6 +213,7 @@ impl Container {
         match command {
             Command::Lease { access, reply } => self.lease(access, reply),
             Command::Happened { action, more } => self.happened(action, &more),
+            // As its restart policy says, when the engine begins.
             Command::Resume => {
                 if !self.now.state.is_alive()
                     && let Err(error) = self.start().await
@@ -304,6 +260,15 @@ impl Container {
                 let result = self.freeze(frozen);
                 answer(reply, result);
             }
+            Command::Connect { spec, reply } => {
+                let result = self.connect(*spec).await;
+                answer(reply, result);
+            }
+            Command::Disconnect { network, force, reply } => {
+                let result = self.leave(&network, force).await;
+                answer(reply, result);
+            }
+            Command::MendNetworks => self.mend_networks().await,
             Command::Rename { name, reply } => {
                 let old = std::mem::replace(&mut self.now.name, name);
                 self.launcher.fabric.networks().rename(&self.fixed.id, self.now.name.as_str());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock};
 use havre_net::fabric::Connected;
+use havre_net::networks::EndpointSpec;
 use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
 use havre_store::db::Batch;
 use tokio::time::Instant;
@@ -87,7 +88,13 @@ impl Container {
             (Arc::clone(&self.launcher), Arc::clone(&self.fixed), self.now.name.to_string());
         let join = move || {
             let ports = crate::networking::ports(&fixed);
-            let connected = launcher.fabric.connect(&fixed.id, &name, &fixed.spec.endpoints, &ports)?;
+            // Who was taken from all networks starts where it began.
+            let home = [EndpointSpec { network: fixed.spec.home.clone(), ..EndpointSpec::default() }];
+            let asked = match fixed.spec.endpoints.as_slice() {
+                [] if !fixed.spec.home.is_empty() => &home,
+                asked => asked,
+            };
+            let connected = launcher.fabric.connect(&fixed.id, &name, asked, &ports)?;
             match launcher.names.changed(&fixed, connected.namespace.as_fd()) {
                 Ok(keep) => Ok((Some(connected), keep)),
                 Err(error) => {
@@ -104,6 +111,7 @@ impl Container {
     pub(super) fn disconnect(&self) {
         if self.fixed.spec.network == NetworkMode::Networks {
             let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
+            self.networks_happened("disconnect", &launcher.fabric.networks().of_container(&id));
             drop(tokio::task::spawn_blocking(move || launcher.disconnected(&id)));
         }
     }
@@ -125,6 +133,9 @@ impl Container {
         self.launcher.sources.look(&self.fixed.spec.mounts, Look::Ready).await?;
         self.copied().await?;
         let (connected, keep) = self.connected().await?;
+        if let Some(connected) = &connected {
+            self.networks_happened("connect", &connected.endpoints);
+        }
         let launched = match self.launcher.launch(&self.fixed, waiting, connected) {
             Ok(launched) => launched,
             Err(error) => {

@@ -24,6 +24,8 @@ pub(super) struct Networking {
     pub(super) mode: NetworkMode,
     /// In the order of joining: the network that the mode names first.
     pub(super) endpoints: Vec<EndpointSpec>,
+    /// The network that the mode names.
+    pub(super) home: String,
     pub(super) published: Vec<PublishedPort>,
     pub(super) exposed: Vec<Port>,
 }
@@ -96,6 +98,7 @@ pub(super) fn networking(
         },
     }
     if found.mode == NetworkMode::Networks {
+        mode.clone_into(&mut found.home);
         let mut first = endpoints
             .remove(mode)
             .unwrap_or_else(|| EndpointSpec { network: mode.to_owned(), ..EndpointSpec::default() });
@@ -140,7 +143,7 @@ fn conflicts(mode: &str, config: &Config, host: &HostConfig) -> Result<(), Refus
 }
 
 /// Checks what is asked of one network; all faults are told together.
-pub(super) fn endpoint(name: &str, settings: EndpointSettings) -> Result<EndpointSpec, Refusal> {
+pub(crate) fn endpoint(name: &str, settings: EndpointSettings) -> Result<EndpointSpec, Refusal> {
     let mut faults = Vec::new();
     let ipam = settings.ipam_config.unwrap_or_default();
     let mut spec = EndpointSpec {
@@ -230,7 +233,7 @@ fn links(containers: &Containers, host: &HostConfig) -> Result<Vec<String>, Refu
     Ok(links)
 }
 
-fn published(host: &HostConfig) -> Result<Vec<PublishedPort>, Refusal> {
+pub(super) fn published(host: &HostConfig) -> Result<Vec<PublishedPort>, Refusal> {
     let wrong = |text: &str| Refusal::invalid(format!("invalid port specification: {text:?}"));
     let mut list = Vec::new();
     for (inside, bindings) in host.port_bindings.iter().flatten() {

@@ -20,6 +20,7 @@ use havre_engine::{Containers, CreateRequest as Wanted, HOST_GATEWAY, OWN_RUNTIM
 
 use crate::error::Refusal;
 
+pub(crate) use endpoints::endpoint;
 pub use limits::is_ulimit;
 pub(crate) use limits::parse_bytes;
 pub(crate) use networks::{mac_text, network_spec};
@@ -189,6 +190,7 @@ pub(crate) fn create(
         restart: restart(&host)?,
         network: networking.mode,
         endpoints: networking.endpoints,
+        home: networking.home,
         published: networking.published,
         exposed: networking.exposed,
         publish_all: host.publish_all_ports,

@@ -21,6 +21,10 @@ pub enum Field {
     InputName,
     /// The name of the link by which it goes.
     OutputName,
+    /// The kind of the link by which it came, such as `bridge`; the condition never holds for devices.
+    InputKind,
+    /// The kind of the link by which it goes.
+    OutputKind,
     /// Its mark.
     Mark,
     /// Its transport protocol, whichever the family.
@@ -75,6 +79,8 @@ impl Field {
             Self::Mark => Source::Meta(3),
             Self::InputName => Source::Meta(6),
             Self::OutputName => Source::Meta(7),
+            Self::InputKind => Source::Meta(26),
+            Self::OutputKind => Source::Meta(27),
             Self::Protocol => Source::Meta(16),
             Self::Source4 => Source::Payload(NETWORK, 12),
             Self::Destination4 => Source::Payload(NETWORK, 16),
@@ -96,7 +102,7 @@ impl Field {
     #[must_use]
     pub fn key_type(self) -> KeyType {
         match self {
-            Self::InputName | Self::OutputName => KeyType::Name,
+            Self::InputName | Self::OutputName | Self::InputKind | Self::OutputKind => KeyType::Name,
             Self::Mark | Self::ConnectionMark => KeyType::Mark,
             Self::Protocol => KeyType::Protocol,
             Self::Source4 | Self::Destination4 | Self::ArpAddress | Self::OriginalDestination4 => KeyType::V4,
