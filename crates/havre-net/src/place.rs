@@ -52,7 +52,7 @@ impl PlaceOptions {
     /// The files of the settings of an interface of this name, and what is written to them.
     pub fn files(&self, name: &str) -> impl Iterator<Item = (String, &str)> {
         self.settings.iter().map(move |(parts, value)| {
-            let parts = parts.iter().map(|part| if part == INTERFACE { name } else { part });
+            let parts = parts.iter().map(|part| if is_interface(part) { name } else { part });
             (format!("/proc/sys/{}", parts.collect::<Vec<_>>().join("/")), value.as_str())
         })
     }
@@ -71,6 +71,11 @@ fn interface(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
+/// Docker's client sends all options in small letters.
+fn is_interface(part: &str) -> bool {
+    part.eq_ignore_ascii_case(INTERFACE)
+}
+
 /// `net.ipv4.conf.IFNAME.log_martians=1`
 fn setting(text: &str) -> Result<(Vec<String>, String)> {
     let (name, value) = text
@@ -81,7 +86,7 @@ fn setting(text: &str) -> Result<(Vec<String>, String)> {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
     };
     match parts.as_slice() {
-        [net, _, _, interface, _] if net == "net" && interface == INTERFACE && parts.iter().all(plain) => {
+        [net, _, _, interface, _] if net == "net" && is_interface(interface) && parts.iter().all(plain) => {
             Ok((parts, value.trim().to_owned()))
         }
         _ => Err(wrong(format!(
@@ -101,7 +106,7 @@ mod tests {
     #[test]
     fn settings_are_those_of_the_interface_and_of_nothing_else() {
         let options =
-            read(SETTINGS, "net.ipv4.conf.IFNAME.log_martians=1, net.ipv6.neigh.IFNAME.mcast_solicit=0")
+            read(SETTINGS, "net.ipv4.conf.ifname.log_martians=1, net.ipv6.neigh.IFNAME.mcast_solicit=0")
                 .unwrap();
         let files: Vec<_> = options.files("eth3").collect();
         assert_eq!(
@@ -114,6 +119,7 @@ mod tests {
         for bad in [
             "net.ipv4.conf.eth0.log_martians=1",
             "net.ipv4.conf.all.IFNAME=1",
+            "net.ipv4.IFNAME.all.x=1",
             "net.ipv4.ip_forward=1",
             "kernel.x.y.IFNAME.z=1",
             "net.ipv4.conf.IFNAME.log_martians",
