@@ -232,6 +232,7 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
     let mut tasks = JoinSet::new();
     listeners.serve(&server, &mut tasks);
     tasks.spawn(havre_engine::hygiene::keep_below(Arc::clone(&engine)));
+    tasks.spawn(havre_engine::networking::watch(Arc::clone(&engine)));
     write_pid(&config.pidfile)?;
     let _pidfile = Files(vec![config.pidfile.clone()]);
     say_to_starter("ready");

@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use havre_base::{ContainerId, NetworkId};
 use havre_sys::netlink::Route;
@@ -22,6 +23,9 @@ use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
 use crate::{NetError, Result, bridge};
 
+/// Giving back places takes a millisecond each; an engine that ends waits no longer than this.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+
 /// The networks of this host.
 #[derive(Debug)]
 pub struct Fabric {
@@ -33,6 +37,26 @@ pub struct Fabric {
     mark: PathBuf,
     /// Held while ports are chosen, so that nobody else chooses the same.
     choosing: Mutex<()>,
+    /// How many containers are giving back their places.
+    leaving: (Mutex<usize>, Condvar),
+}
+
+/// A container is giving back its places, for as long as this is held.
+#[derive(Debug)]
+pub struct Leaving(Arc<Fabric>);
+
+impl Leaving {
+    /// Gives them back.
+    pub fn disconnect(self, container: &ContainerId) {
+        self.0.disconnect(container);
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        *self.0.lock_leaving() -= 1;
+        self.0.leaving.1.notify_all();
+    }
 }
 
 /// What the administrator decided.
@@ -117,7 +141,8 @@ impl Fabric {
             None => None,
             Some(name) => Some(Firewall::open(name)?),
         };
-        Ok(Self { networks, host, firewall, mark: spec.mark.clone(), choosing: Mutex::new(()) })
+        let leaving = (Mutex::new(0), Condvar::new());
+        Ok(Self { networks, host, firewall, mark: spec.mark.clone(), choosing: Mutex::new(()), leaving })
     }
 
     /// What is recorded.
@@ -164,7 +189,11 @@ impl Fabric {
 
     /// All at once, so that running containers lose nothing.
     fn restore_firewall(&self, all: &[Network]) -> Result<()> {
-        let Some(firewall) = self.firewall.as_ref().filter(|_| !all.is_empty()) else { return Ok(()) };
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        if !all.iter().any(|network| network.spec.driver == Driver::Bridge) {
+            // Left over from an engine that did not come to its end.
+            return firewall.empty();
+        }
         let bridges = all.iter().filter(|network| network.spec.driver == Driver::Bridge);
         let by_id: BTreeMap<&NetworkId, &Network> = bridges.map(|network| (&network.id, network)).collect();
         let places = self.networks.all_endpoints();
@@ -174,9 +203,15 @@ impl Fabric {
         firewall.replace(by_id.values().copied(), ports)
     }
 
-    /// Writes the firewall's table anew, for when somebody else has changed it.
-    pub fn assert_firewall(&self) -> Result<()> {
-        self.firewall.as_ref().map_or(Ok(()), Firewall::assert)
+    /// The firewall, unless the administrator does it.
+    #[must_use]
+    pub const fn firewall(&self) -> Option<&Firewall> {
+        self.firewall.as_ref()
+    }
+
+    /// Writes the firewall's table anew, for when somebody else has changed it; false where there is none.
+    pub fn assert_firewall(&self) -> Result<bool> {
+        self.firewall.as_ref().map_or(Ok(false), Firewall::assert)
     }
 
     /// Makes a network. Also returns which of its options have no effect.
@@ -307,8 +342,21 @@ impl Fabric {
         }
     }
 
+    /// Says that a container's places are about to be given back; `close` waits for it.
+    #[must_use]
+    pub fn leaving(self: &Arc<Self>) -> Leaving {
+        *self.lock_leaving() += 1;
+        Leaving(Arc::clone(self))
+    }
+
+    fn lock_leaving(&self) -> MutexGuard<'_, usize> {
+        self.leaving.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// At the end of the engine: bridges that nobody is at go, those of running containers stay.
     pub fn close(&self) {
+        let some = |count: &mut usize| *count > 0;
+        drop(self.leaving.1.wait_timeout_while(self.lock_leaving(), LEAVES_WITHIN, some));
         let mut host = self.host();
         for network in self.networks.list() {
             if network.spec.driver == Driver::Bridge
@@ -325,7 +373,7 @@ impl Fabric {
         }
         drop(host);
         if self.networks.all_endpoints().is_empty()
-            && let Some(firewall) = self.firewall.as_ref().filter(|firewall| firewall.is_used())
+            && let Some(firewall) = &self.firewall
             && let Err(error) = firewall.empty()
         {
             tracing::warn!(error = havre_base::chain(&error), "cannot empty the firewall's table");

@@ -19,6 +19,7 @@ mod publish;
 pub mod routes;
 pub mod sandbox;
 pub mod spec;
+pub mod watch;
 
 pub use error::NetError;
 

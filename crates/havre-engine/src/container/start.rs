@@ -95,8 +95,8 @@ impl Container {
     /// Gives back what was joined, behind: the links go with the namespace.
     pub(super) fn disconnect(&self) {
         if self.fixed.spec.network == NetworkMode::Networks {
-            let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
-            drop(tokio::task::spawn_blocking(move || launcher.fabric.disconnect(&id)));
+            let (leaving, id) = (self.launcher.fabric.leaving(), self.fixed.id.clone());
+            drop(tokio::task::spawn_blocking(move || leaving.disconnect(&id)));
         }
     }
 

@@ -16,14 +16,14 @@ use havre_sys::nft::{Batch, Chain, Family, Hook, Nft, Rule, Table};
 
 use crate::{Host, asks, inside, on_a_host, spec};
 
-const HOST: &str = "192.0.2.1";
-const NEIGHBOUR: &str = "192.0.2.2";
+pub(crate) const HOST: &str = "192.0.2.1";
+pub(crate) const NEIGHBOUR: &str = "192.0.2.2";
 /// Long enough for what arrives, and all that is waited for what does not.
 const SILENCE: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A neighbour of the host, with routes to its containers.
-fn neighbour(host: &mut Host) -> Sandbox {
+pub(crate) fn neighbour(host: &mut Host) -> Sandbox {
     let place = Sandbox::create().unwrap();
     let end = End { name: "lan", up: true, ..End::default() };
     let peer = Peer { name: "lan0", netns: Some(place.fd()), ..Peer::default() };
@@ -43,10 +43,10 @@ fn neighbour(host: &mut Host) -> Sandbox {
 }
 
 /// Answers each connection with where it comes from, for as long as it is held.
-struct Server(SocketAddr, Option<std::thread::JoinHandle<()>>, Sandbox);
+pub(crate) struct Server(SocketAddr, Option<std::thread::JoinHandle<()>>, pub(crate) Sandbox);
 
 impl Server {
-    fn start(sandbox: Sandbox, address: IpAddr) -> Self {
+    pub(crate) fn start(sandbox: Sandbox, address: IpAddr) -> Self {
         let listener = inside(&sandbox, || TcpListener::bind((address, 80)).unwrap());
         let at = listener.local_addr().unwrap();
         let serve = std::thread::spawn(move || {
@@ -74,12 +74,12 @@ impl Drop for Server {
 }
 
 /// What a server says to a connection from here.
-fn ask(to: &str, port: u16) -> Option<String> {
+pub(crate) fn ask(to: &str, port: u16) -> Option<String> {
     ask_for(to, port, PATIENCE)
 }
 
 /// The same where nobody is expected to answer.
-fn try_to_ask(to: &str, port: u16) -> Option<String> {
+pub(crate) fn try_to_ask(to: &str, port: u16) -> Option<String> {
     ask_for(to, port, SILENCE)
 }
 
@@ -93,7 +93,7 @@ fn ask_for(to: &str, port: u16, patience: Duration) -> Option<String> {
     Some(text)
 }
 
-fn only4(name: &str) -> NetworkSpec {
+pub(crate) fn only4(name: &str) -> NetworkSpec {
     NetworkSpec { ipv6: false, ..spec(name) }
 }
 

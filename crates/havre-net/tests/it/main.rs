@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod firewall;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
