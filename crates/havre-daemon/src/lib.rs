@@ -222,6 +222,7 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
             table: config.firewall.then(|| config.own_name()),
             mark: config.exec_root.join("forwarding"),
         },
+        host_gateways: config.networks.host_gateways.clone(),
         live: Live::new(config.live.clone()),
     };
     let id = engine_id(&config.data_root)?;

@@ -21,6 +21,8 @@ pub(crate) struct Asked {
     pools: Vec<Pool>,
     /// The default network.
     pub(crate) default: NetworkSpec,
+    /// What `host-gateway` stands for; none for the default network's own addresses.
+    pub(crate) host_gateways: Vec<IpAddr>,
 }
 
 fn refuse(why: impl std::fmt::Display) -> DaemonError {
@@ -67,7 +69,22 @@ impl Asked {
             ipam_options: BTreeMap::new(),
             labels: BTreeMap::new(),
         };
-        Ok(Self { pools, default })
+        let gateway = |text: &String| {
+            let address = text.parse::<IpAddr>();
+            address.map_err(|_| refuse(format!("invalid host-gateway-ips: {text:?} is no IP address")))
+        };
+        let host_gateways: Vec<IpAddr> = all("host-gateway-ip")
+            .iter()
+            .filter(|text| !text.is_empty())
+            .map(gateway)
+            .collect::<Result<_>>()?;
+        if [true, false]
+            .iter()
+            .any(|ipv6| host_gateways.iter().filter(|one| one.is_ipv6() == *ipv6).count() > 1)
+        {
+            return Err(refuse("invalid host-gateway-ips: want one IPv4 address, one IPv6 address, or both"));
+        }
+        Ok(Self { pools, default, host_gateways })
     }
 
     /// Where subnets come from; `id` tells this engine from others.

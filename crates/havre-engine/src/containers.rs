@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use havre_base::{Clock as _, ContainerId, ContainerName, ExecId, SystemClock};
 use havre_image::{Image, ImageError};
+use havre_net::networks::EndpointSpec;
 use havre_runtime::shim::protocol::{AttachSpec, Target};
 use havre_store::db::Batch;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -243,6 +244,18 @@ impl Containers {
     /// Freezes or thaws all processes.
     pub async fn freeze(&self, text: &str, frozen: bool) -> Result<(), EngineError> {
         self.ask_named(text, |reply| Command::Freeze { frozen, reply }).await
+    }
+
+    /// Adds a network to a container's.
+    pub async fn connect(&self, text: &str, spec: EndpointSpec) -> Result<(), EngineError> {
+        let spec = Box::new(spec);
+        self.ask_named(text, |reply| Command::Connect { spec, reply }).await
+    }
+
+    /// Takes a network from a container; with `force` also one that is gone.
+    pub async fn disconnect(&self, text: &str, network: &str, force: bool) -> Result<(), EngineError> {
+        let network = network.to_owned();
+        self.ask_named(text, |reply| Command::Disconnect { network, force, reply }).await
     }
 
     /// Gives a container another name.

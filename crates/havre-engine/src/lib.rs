@@ -18,9 +18,11 @@ pub mod hygiene;
 mod index;
 mod launcher;
 mod link;
+mod links;
 mod logged;
 mod merged;
 mod names;
+mod nameservers;
 pub mod networking;
 mod observe;
 mod plan;
@@ -52,6 +54,7 @@ pub use cdi::{FOLDERS as CDI_FOLDERS, discovered as discovered_devices};
 pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
+pub use etc::HOST_GATEWAY;
 pub use events::{Events, Happening};
 pub use files::{
     Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming, Outgoing, PathStat, Sizes, clean_path,
@@ -120,6 +123,7 @@ impl Engine {
     /// Lets go of everything; containers keep running.
     pub async fn shutdown(&self) {
         self.containers.close().await;
+        self.containers.launcher.names.close();
         let fabric = Arc::clone(&self.fabric);
         // Whatever went wrong was told.
         drop(tokio::task::spawn_blocking(move || fabric.close()).await);

@@ -5,6 +5,7 @@
 //! database does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use havre_runtime::shim::protocol::{Answer, Ask, Exit, Packet, Status};
 use havre_store::db::{Batch, Db};
 
 use crate::EngineError;
-use crate::container::Origin;
+use crate::container::{Command, Origin};
 use crate::containers::Containers;
+use crate::etc::wants_gateway;
 use crate::launcher::{Launcher, remove_cgroup, remove_tree};
 use crate::link::{self, Found, Link};
 use crate::record::{CONTAINERS, Changing, Fixed, STATES};
 use crate::restart;
+use crate::spec::NetworkMode;
 use crate::state::{Change, State};
 
 /// The exit code of a container whose machine went down under it.
@@ -56,6 +59,14 @@ pub(crate) async fn recover(
             launcher.index.find(id.as_str()).is_ok_and(|handle| handle.view.borrow().now.state.is_alive())
         };
         launcher.fabric.restore(&runs);
+        // Before anybody else can ask for something.
+        for handle in launcher.index.handles() {
+            if handle.view.borrow().now.state.is_alive()
+                && handle.inbox.try_send(Command::MendNetworks).is_err()
+            {
+                tracing::error!("a container's networks are not looked at");
+            }
+        }
     };
     tokio::task::spawn_blocking(restore).await.map_err(|_| EngineError::ShuttingDown)
 }
@@ -88,6 +99,7 @@ async fn recover_one(
             exit.clone_from(&status.exit);
             note_running(&mut now, &status);
             if exit.is_none() {
+                take_over_names(launcher, &fixed, status.pid, &mut link).await;
                 origin = Origin::Adopted(link);
             }
         }
@@ -179,6 +191,43 @@ async fn ask_status(link: &mut Link) -> std::io::Result<Status> {
                 return Err(std::io::Error::other("the supervisor answered something else"));
             }
             Some(Packet::Reply(_) | Packet::Event(_)) => {}
+        }
+    }
+}
+
+/// Goes on answering a running container that asks for names. One that cannot be answered goes on without.
+async fn take_over_names(launcher: &Arc<Launcher>, fixed: &Arc<Fixed>, pid: i32, link: &mut Link) {
+    if fixed.spec.network != NetworkMode::Networks {
+        return;
+    }
+    if wants_gateway(&fixed.spec) && launcher.settings.host_gateways.is_empty() {
+        launcher.fabric.use_default();
+    }
+    let taken = async {
+        let kept = tokio::time::timeout(ANSWERS_WITHIN, ask_kept(link)).await;
+        let kept = kept.map_err(std::io::Error::other).and_then(|kept| kept).unwrap_or_default();
+        let (there, fixed) = (Arc::clone(launcher), Arc::clone(fixed));
+        let adopt = move || there.names.adopt(&fixed, pid, kept);
+        let keep = tokio::task::spawn_blocking(adopt).await.map_err(|_| EngineError::ShuttingDown)??;
+        if !keep.is_empty() {
+            let keep: Vec<_> = keep.iter().map(OwnedFd::as_fd).collect();
+            // Its answer is one that nobody waits for.
+            link.send(Ask::Keep, &keep).await.map_err(EngineError::io("hand over", "name server sockets"))?;
+        }
+        Ok::<_, EngineError>(())
+    };
+    if let Err(error) = taken.await {
+        tracing::error!(container = %fixed.id, error = havre_base::chain(&error), "no names for a running container");
+    }
+}
+
+async fn ask_kept(link: &mut Link) -> std::io::Result<Vec<OwnedFd>> {
+    let seq = link.send(Ask::Kept, &[]).await?;
+    loop {
+        match link.recv_with().await? {
+            None => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Some((Packet::Reply(reply), fds)) if reply.seq == seq => return Ok(fds),
+            Some(_) => {}
         }
     }
 }

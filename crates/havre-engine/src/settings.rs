@@ -1,6 +1,7 @@
 //! What the daemon decides for all containers, and the part of it that a reload may change.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub cdi_folders: Option<Vec<PathBuf>>,
     /// How networks are made on this host.
     pub fabric: FabricSpec,
+    /// What `host-gateway` stands for; none for the addresses of the default network's bridge.
+    pub host_gateways: Vec<IpAddr>,
     /// What may change while the daemon runs.
     pub live: Live,
 }

@@ -85,6 +85,9 @@ pub enum NetError {
         /// Who has it, if that could be found out.
         by: String,
     },
+    /// The container is not in the network.
+    #[error("{0}")]
+    NotConnected(String),
     /// All ports of a range are taken.
     #[error("all ports are allocated: none of {first} to {last} is free")]
     NoPort {
@@ -122,6 +125,7 @@ impl Classify for NetError {
             Self::PortAllocated(_)
             | Self::PortInUse { .. }
             | Self::NoPort { .. }
+            | Self::NotConnected(_)
             | Self::Kernel(_)
             | Self::Namespace(_) => ErrorKind::Internal,
             Self::Unsupported(_) => ErrorKind::NotImplemented,

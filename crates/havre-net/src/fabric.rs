@@ -6,8 +6,10 @@
 //! All of it works in the namespace in which `open` was called. Everything here blocks, for a millisecond or two.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use ipnet::IpNet;
 
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
-use crate::ports::PublishedPort;
+use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
@@ -39,18 +41,13 @@ pub struct Fabric {
     choosing: Mutex<()>,
     /// How many containers are giving back their places.
     leaving: (Mutex<usize>, Condvar),
+    /// Whether the default network's addresses on this host are used by others than its containers.
+    default_is_used: AtomicBool,
 }
 
 /// A container is giving back its places, for as long as this is held.
 #[derive(Debug)]
 pub struct Leaving(Arc<Fabric>);
-
-impl Leaving {
-    /// Gives them back.
-    pub fn disconnect(self, container: &ContainerId) {
-        self.0.disconnect(container);
-    }
-}
 
 impl Drop for Leaving {
     fn drop(&mut self) {
@@ -141,8 +138,9 @@ impl Fabric {
             None => None,
             Some(name) => Some(Firewall::open(name)?),
         };
-        let leaving = (Mutex::new(0), Condvar::new());
-        Ok(Self { networks, host, firewall, mark: spec.mark.clone(), choosing: Mutex::new(()), leaving })
+        let (mark, choosing) = (spec.mark.clone(), Mutex::new(()));
+        let (default_is_used, leaving) = (AtomicBool::new(false), (Mutex::new(0), Condvar::new()));
+        Ok(Self { networks, host, firewall, mark, choosing, leaving, default_is_used })
     }
 
     /// What is recorded.
@@ -151,7 +149,7 @@ impl Fabric {
         &self.networks
     }
 
-    fn host(&self) -> MutexGuard<'_, Route> {
+    pub(crate) fn host(&self) -> MutexGuard<'_, Route> {
         // Requests are whole, and answers that nobody took are skipped by their numbers.
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,7 +160,10 @@ impl Fabric {
         self.networks.sweep(runs);
         let mut all = self.networks.list();
         // The default network is made for its first container, so that an engine without one leaves the host as it is.
-        all.retain(|network| !network.is_predefined() || !self.networks.endpoints(&network.id).is_empty());
+        let used = |network: &Network| {
+            !self.networks.endpoints(&network.id).is_empty() || self.default_is_used.load(Ordering::Relaxed)
+        };
+        all.retain(|network| !network.is_predefined() || used(network));
         let mut host = self.host();
         if let Err(error) = bridge::sweep(&mut host, &all) {
             tracing::warn!(
@@ -212,6 +213,22 @@ impl Fabric {
     /// Writes the firewall's table anew, for when somebody else has changed it; false where there is none.
     pub fn assert_firewall(&self) -> Result<bool> {
         self.firewall.as_ref().map_or(Ok(false), Firewall::assert)
+    }
+
+    /// Containers of other networks use the default network's addresses on this host.
+    pub fn use_default(&self) {
+        self.default_is_used.store(true, Ordering::Relaxed);
+    }
+
+    /// By which addresses containers reach this host: those of the default network's bridge, which is there from now on.
+    pub fn host_gateways(&self) -> Result<Vec<IpAddr>> {
+        self.use_default();
+        let network = self.networks.find("bridge")?;
+        if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
+            self.lay(&network)?;
+        }
+        bridge::ensure(&mut self.host(), &network)?;
+        Ok(network.blocks.iter().filter_map(|block| block.gateway).collect())
     }
 
     /// Makes a network. Also returns which of its options have no effect.
@@ -293,7 +310,7 @@ impl Fabric {
         Ok(Connected { namespace: sandbox.into_fd(), endpoints })
     }
 
-    fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
+    pub(crate) fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
         match network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
@@ -319,12 +336,29 @@ impl Fabric {
     fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
         let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
-        let _one = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.choosing();
         let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
         let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
         let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
         firewall.publish(&endpoint.id, network, &chosen)?;
         self.networks.set_published(&endpoint.id, chosen);
+        Ok(())
+    }
+
+    /// To be held while ports are chosen.
+    pub(crate) fn choosing(&self) -> MutexGuard<'_, ()> {
+        self.choosing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leads these ports to these places in place of those that led there, at once.
+    pub(crate) fn lead_ports(&self, changes: &[(&Endpoint, &Network, &[Publication])]) -> Result<()> {
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        let elements: Vec<_> =
+            changes.iter().map(|(place, network, ports)| (&place.id, *network, *ports)).collect();
+        firewall.publish_all(&elements)?;
+        for (place, _, ports) in changes {
+            self.networks.set_published(&place.id, ports.to_vec());
+        }
         Ok(())
     }
 
@@ -358,8 +392,14 @@ impl Fabric {
         let some = |count: &mut usize| *count > 0;
         drop(self.leaving.1.wait_timeout_while(self.lock_leaving(), LEAVES_WITHIN, some));
         let mut host = self.host();
+        let used = |network: &Network| {
+            network.is_predefined()
+                && self.default_is_used.load(Ordering::Relaxed)
+                && !self.networks.all_endpoints().is_empty()
+        };
         for network in self.networks.list() {
             if network.spec.driver == Driver::Bridge
+                && !used(&network)
                 && self.networks.endpoints(&network.id).is_empty()
                 && let Err(error) = bridge::remove(&mut host, &network)
             {

@@ -345,16 +345,32 @@ impl Firewall {
 
     /// Publishes the ports of a container's place, in place of those that it had.
     pub fn publish(&self, endpoint: &EndpointId, network: &Network, ports: &[Publication]) -> Result<()> {
-        let add = of_ports(network, ports);
+        self.publish_all(&[(endpoint, network, ports)])
+    }
+
+    /// The same for several places, at once.
+    pub fn publish_all(&self, places: &[(&EndpointId, &Network, &[Publication])]) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
-        let old = match add.is_empty() {
-            true => wanted.ports.remove(endpoint),
-            false => wanted.ports.insert(endpoint.clone(), add.clone()),
+        let (mut add, mut remove) = (Elements::new(), Elements::new());
+        let mut before = Vec::new();
+        for (endpoint, network, ports) in places {
+            let new = of_ports(network, ports);
+            add.extend(new.iter().cloned());
+            let old = match new.is_empty() {
+                true => wanted.ports.remove(endpoint),
+                false => wanted.ports.insert((*endpoint).clone(), new),
+            };
+            remove.extend(old.iter().flatten().cloned());
+            before.push(((*endpoint).clone(), old));
         }
-        .unwrap_or_default();
-        if let Err(error) = self.change(nft, wanted, &add, &old) {
-            wanted.ports.remove(endpoint);
+        if let Err(error) = self.change(nft, wanted, &add, &remove) {
+            for (endpoint, old) in before {
+                match old {
+                    Some(old) => wanted.ports.insert(endpoint, old),
+                    None => wanted.ports.remove(&endpoint),
+                };
+            }
             return Err(error);
         }
         Ok(())

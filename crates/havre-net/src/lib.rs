@@ -11,6 +11,7 @@ mod error;
 pub mod fabric;
 pub mod firewall;
 pub mod listeners;
+mod live;
 pub mod networks;
 pub mod options;
 pub mod pools;

@@ -102,6 +102,13 @@ pub struct Endpoint {
     pub published: Vec<Publication>,
 }
 
+impl Endpoint {
+    /// Its addresses.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(IpNet::addr)
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     networks: BTreeMap<NetworkId, Network>,
@@ -398,6 +405,15 @@ impl Networks {
         let mut state = self.state();
         if let Some(endpoint) = state.endpoints.get_mut(endpoint) {
             endpoint.published = published;
+            self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), endpoint));
+        }
+    }
+
+    /// A container has another name from now on.
+    pub fn rename(&self, container: &ContainerId, name: &str) {
+        let mut state = self.state();
+        for endpoint in state.endpoints.values_mut().filter(|endpoint| endpoint.container == *container) {
+            name.clone_into(&mut endpoint.name);
             self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), endpoint));
         }
     }

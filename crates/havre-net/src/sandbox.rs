@@ -119,15 +119,16 @@ impl Sandbox {
             {
                 continue;
             }
-            self.route.change(|changes| {
-                for old in &now {
-                    changes.delete_route(old);
+            // What goes with a link that is being removed may go first.
+            for old in &now {
+                match self.route.change(|changes| changes.delete_route(old)) {
+                    Err(error) if error.is_absent() => {}
+                    done => done?,
                 }
-                if let Some(gateway) = gateway {
-                    changes.add_route(&RouteEntry::via(any, 0, gateway));
-                }
-                changes
-            })?;
+            }
+            if let Some(gateway) = gateway {
+                self.route.change(|changes| changes.add_route(&RouteEntry::via(any, 0, gateway)))?;
+            }
         }
         Ok(())
     }

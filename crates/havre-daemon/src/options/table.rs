@@ -156,7 +156,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         None,
         "host-gateway-ips",
         List,
-        NO_NETWORKS,
+        Used,
         "IP addresses that the special 'host-gateway' string resolves to",
     ),
     opt("http-proxy", None, "http-proxy", One, Used, "HTTP proxy URL to use for outgoing traffic"),

@@ -7,6 +7,7 @@
 mod end;
 mod execs;
 mod leases;
+mod network;
 mod removal;
 mod start;
 mod stop;
@@ -66,6 +67,9 @@ pub(crate) enum Command {
     Freeze { frozen: bool, reply: Reply<()> },
     Lease { access: Access, reply: Reply<Granted> },
     Happened { action: &'static str, more: Vec<(&'static str, String)> },
+    Connect { spec: Box<havre_net::networks::EndpointSpec>, reply: Reply<()> },
+    Disconnect { network: String, force: bool, reply: Reply<()> },
+    MendNetworks,
     Rename { name: havre_base::ContainerName, reply: Reply<()> },
     Update { revise: Revision, reply: Reply<Vec<String>> },
     ExecCreate { spec: Box<ExecSpec>, reply: Reply<ExecId> },
@@ -250,8 +254,18 @@ impl Container {
                 let result = self.freeze(frozen);
                 answer(reply, result);
             }
+            Command::Connect { spec, reply } => {
+                let result = self.connect(*spec).await;
+                answer(reply, result);
+            }
+            Command::Disconnect { network, force, reply } => {
+                let result = self.leave(&network, force).await;
+                answer(reply, result);
+            }
+            Command::MendNetworks => self.mend_networks().await,
             Command::Rename { name, reply } => {
                 let old = std::mem::replace(&mut self.now.name, name);
+                self.launcher.fabric.networks().rename(&self.fixed.id, self.now.name.as_str());
                 self.publish();
                 self.happened("rename", &[("oldName", format!("/{old}"))]);
                 let result = self.record().await;

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
+use havre_net::ports::PublishedPort;
 use havre_oci::runtime::LinuxPids;
+use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Batch;
 
 use super::Container;
@@ -21,6 +23,8 @@ pub struct Revised {
     pub resources: Resources,
     /// What to do when it ends.
     pub restart: RestartPolicy,
+    /// All ports that are to be reached on the host.
+    pub published: Vec<PublishedPort>,
     /// What inspection shows.
     pub asked: serde_json::Value,
 }
@@ -36,7 +40,7 @@ impl Container {
         if self.now.state == State::Removing {
             return Err(refused("Container is marked for removal and cannot be \"update\"."));
         }
-        let Revised { resources, restart, asked } = revise(&self.fixed)?;
+        let Revised { resources, restart, published, asked } = revise(&self.fixed)?;
         if self.fixed.spec.auto_remove && restart != RestartPolicy::No {
             let why = "Restart policy cannot be updated because AutoRemove is enabled for the container";
             return Err(refused(why));
@@ -48,17 +52,30 @@ impl Container {
         }
         let same = fixed.spec.resources == resources;
         (fixed.spec.resources, fixed.spec.restart, fixed.asked) = (resources, restart, asked);
+        let replaces = fixed.spec.published != published;
+        fixed.spec.published = published;
         let live = if self.now.state.is_alive() && !same {
             Some(self.launcher.limit(&self.fixed, &wanted)?)
         } else {
             None
         };
+        let undo = |live: &Option<_>| {
+            if let Some((cgroup, changed)) = live {
+                Cgroup::undo(cgroup, changed);
+            }
+        };
+        if replaces && let Err(error) = self.publish_ports(&fixed).await {
+            undo(&live);
+            return Err(error);
+        }
         let key = self.fixed.id.as_str();
         // The state goes along: a policy that is new decides by it after a power loss.
         let batch = Batch::new().put(CONTAINERS, key, &fixed).put(STATES, key, &self.now);
         if let Err(error) = self.launcher.commit(batch).await {
-            if let Some((cgroup, changed)) = &live {
-                cgroup.undo(changed);
+            undo(&live);
+            if replaces && let Err(error) = self.publish_ports(&self.fixed).await {
+                let error = havre_base::chain(&error);
+                tracing::warn!(container = key, error, "cannot publish the ports as they were");
             }
             return Err(error);
         }

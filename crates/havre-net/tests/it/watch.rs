@@ -179,7 +179,8 @@ fn an_engine_that_ends_takes_everything_along_while_containers_leave() {
         let leaving = fabric.leaving();
         let closing = std::thread::scope(|scope| {
             let closing = scope.spawn(|| fabric.close());
-            leaving.disconnect(&id);
+            fabric.disconnect(&id);
+            drop(leaving);
             closing.join()
         });
         closing.unwrap();

@@ -10,7 +10,6 @@ use havre_api::container::Config;
 use havre_api::host::HostConfig;
 use havre_api::network::{EndpointSettings, NetworkingConfig, PortBinding};
 use havre_engine::Containers;
-use havre_engine::networking::JOINS;
 use havre_engine::spec::NetworkMode;
 use havre_net::networks::EndpointSpec;
 use havre_net::ports::{Port, PublishedPort, numbers_of};
@@ -24,6 +23,8 @@ pub(super) struct Networking {
     pub(super) mode: NetworkMode,
     /// In the order of joining: the network that the mode names first.
     pub(super) endpoints: Vec<EndpointSpec>,
+    /// The network that the mode names.
+    pub(super) home: String,
     pub(super) published: Vec<PublishedPort>,
     pub(super) exposed: Vec<Port>,
 }
@@ -72,12 +73,10 @@ pub(super) fn networking(
         }
         endpoints.insert(name.clone(), endpoint(&name, settings)?);
     }
-    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     if config.network_disabled {
         return Ok(found);
     }
     match mode {
-        "none" if some(&host.links) && !JOINS => return Err(Refusal::not_yet("--link")),
         // There is nothing to link with; Docker only looks for the containers.
         "none" => drop(links(containers, host)?),
         "host" => {
@@ -88,21 +87,13 @@ pub(super) fn networking(
             }
             return Ok(found);
         }
-        "bridge" if !JOINS => {
-            if some(&host.links) {
-                return Err(Refusal::not_yet("--link"));
-            }
-            warnings.push(
-                "bridge networks are not yet supported: the container has a loopback interface only (--network host or none avoids this warning)"
-                    .into(),
-            );
-        }
         other => match other.strip_prefix("container:") {
             Some(donor) => found.mode = NetworkMode::Container(donor_of(containers, donor)?),
             None => found.mode = NetworkMode::Networks,
         },
     }
     if found.mode == NetworkMode::Networks {
+        mode.clone_into(&mut found.home);
         let mut first = endpoints
             .remove(mode)
             .unwrap_or_else(|| EndpointSpec { network: mode.to_owned(), ..EndpointSpec::default() });
@@ -110,21 +101,6 @@ pub(super) fn networking(
             first.links = links(containers, host)?;
         }
         found.endpoints = std::iter::once(first).chain(endpoints.into_values()).collect();
-    } else if !JOINS {
-        let given = |endpoint: &EndpointSpec| {
-            *endpoint != EndpointSpec { network: endpoint.network.clone(), ..EndpointSpec::default() }
-        };
-        if endpoints.values().any(|endpoint| endpoint.mac.is_some()) {
-            return Err(Refusal::not_yet("--mac-address"));
-        }
-        if let Some((name, _)) = endpoints.iter().find(|(name, endpoint)| *name != mode || given(endpoint)) {
-            return Err(Refusal::not_yet(&format!(
-                "network {name} beside the default one, or settings of it"
-            )));
-        }
-        if !found.published.is_empty() || host.publish_all_ports {
-            return Err(Refusal::not_yet("publishing ports (-p); use --network host"));
-        }
     }
     Ok(found)
 }
@@ -162,7 +138,7 @@ fn conflicts(mode: &str, config: &Config, host: &HostConfig) -> Result<(), Refus
 }
 
 /// Checks what is asked of one network; all faults are told together.
-pub(super) fn endpoint(name: &str, settings: EndpointSettings) -> Result<EndpointSpec, Refusal> {
+pub(crate) fn endpoint(name: &str, settings: EndpointSettings) -> Result<EndpointSpec, Refusal> {
     let mut faults = Vec::new();
     let ipam = settings.ipam_config.unwrap_or_default();
     let mut spec = EndpointSpec {
@@ -234,17 +210,22 @@ fn links(containers: &Containers, host: &HostConfig) -> Result<Vec<String>, Refu
             return Err(Refusal::invalid(format!("bad format for links: {text}")));
         }
         let name = name.trim_start_matches('/');
-        if let Err(error) = containers.view(name) {
-            return Err(Refusal::invalid(format!("could not get container for {name}: {error}")));
+        let linked = containers
+            .view(name)
+            .map_err(|error| Refusal::invalid(format!("could not get container for {name}: {error}")))?;
+        if linked.fixed.spec.network == NetworkMode::Host {
+            return Err(Refusal::invalid(
+                "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+            ));
         }
         // Docker's own form of a link that was read back: `/name:/other/alias`.
         let alias = alias.rsplit('/').next().unwrap_or(alias);
-        links.push(format!("{name}:{alias}"));
+        links.push(format!("{}:{alias}", linked.id()));
     }
     Ok(links)
 }
 
-fn published(host: &HostConfig) -> Result<Vec<PublishedPort>, Refusal> {
+pub(super) fn published(host: &HostConfig) -> Result<Vec<PublishedPort>, Refusal> {
     let wrong = |text: &str| Refusal::invalid(format!("invalid port specification: {text:?}"));
     let mut list = Vec::new();
     for (inside, bindings) in host.port_bindings.iter().flatten() {

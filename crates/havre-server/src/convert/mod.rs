@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
 use havre_base::{Classify as _, ContainerName, ErrorKind, chain};
-use havre_engine::networking::JOINS;
 use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, RestartPolicy, Sharing};
-use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
+use havre_engine::{Containers, CreateRequest as Wanted, HOST_GATEWAY, OWN_RUNTIME};
 
 use crate::error::Refusal;
 
+pub(crate) use endpoints::endpoint;
 pub use limits::is_ulimit;
 pub(crate) use limits::parse_bytes;
 pub(crate) use networks::{mac_text, network_spec};
@@ -190,6 +190,7 @@ pub(crate) fn create(
         restart: restart(&host)?,
         network: networking.mode,
         endpoints: networking.endpoints,
+        home: networking.home,
         published: networking.published,
         exposed: networking.exposed,
         publish_all: host.publish_all_ports,
@@ -240,7 +241,7 @@ fn asked(config: &Config, mut host: HostConfig, spec: &ContainerSpec) -> serde_j
     fill(&mut host.ipc_mode, "private");
     fill(&mut host.cgroupns_mode, if spec.cgroupns_host { "host" } else { "private" });
     fill(&mut host.network_mode, "default");
-    if JOINS && host.network_mode == "default" {
+    if host.network_mode == "default" {
         host.network_mode = "bridge".into();
     }
     if host.memory > 0 && host.memory_swap == 0 {
@@ -396,14 +397,9 @@ fn extra_hosts(host: &HostConfig) -> Result<Vec<(String, String)>, Refusal> {
         .map(|entry| {
             let bad = || Refusal::invalid(format!("bad format for add-host: {entry:?}"));
             let (name, address) = entry.split_once([':', '=']).ok_or_else(bad)?;
-            if address == "host-gateway" {
-                return Err(Refusal::not_yet("host-gateway in --add-host"));
-            }
             let bare = address.trim_start_matches('[').trim_end_matches(']');
-            if name.is_empty()
-                || name.contains(char::is_whitespace)
-                || bare.parse::<std::net::IpAddr>().is_err()
-            {
+            let known = address == HOST_GATEWAY || bare.parse::<std::net::IpAddr>().is_ok();
+            if name.is_empty() || name.contains(char::is_whitespace) || !known {
                 return Err(Refusal::invalid(format!("invalid IP address in add-host: {address:?}")));
             }
             Ok((name.to_owned(), bare.to_owned()))

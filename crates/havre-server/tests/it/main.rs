@@ -59,6 +59,7 @@ impl World {
                 rlimits: Vec::new(),
                 time_namespaces: true,
                 cdi_folders: None,
+                host_gateways: Vec::new(),
                 live: Live::default(),
             };
             let networks = Arc::new(networks(&db));

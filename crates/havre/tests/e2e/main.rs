@@ -17,6 +17,7 @@ mod api;
 mod cases;
 mod configured;
 mod confinement;
+mod connect;
 mod debian;
 mod drivers;
 mod effects;
@@ -74,6 +75,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(registry_keys::ALL)
         .chain(manifest::ALL)
         .chain(networks::ALL)
+        .chain(connect::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
