@@ -220,6 +220,7 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
         cdi_folders: config.cdi_folders(),
         fabric: FabricSpec {
             table: config.firewall.then(|| config.own_name()),
+            by_input: config.by_input,
             mark: config.exec_root.join("forwarding"),
         },
         host_gateways: config.networks.host_gateways.clone(),

@@ -13,14 +13,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use havre_base::{ContainerId, NetworkId};
+use havre_base::{ContainerId, EndpointId, NetworkId};
 use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
+use crate::options::GatewayMode;
 use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
+use crate::relay::{self, Relay};
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
 use crate::{NetError, Result, bridge};
@@ -37,6 +39,9 @@ pub struct Fabric {
     /// None where the administrator does it.
     firewall: Option<Firewall>,
     mark: PathBuf,
+    relay: Relay,
+    /// Whether the host's rules for what is its own judge about published ports.
+    by_input: bool,
     /// Held while ports are chosen, so that nobody else chooses the same.
     choosing: Mutex<()>,
     /// How many containers are giving back their places.
@@ -61,6 +66,8 @@ impl Drop for Leaving {
 pub struct FabricSpec {
     /// The name of the packet filter's table; without one nothing is filtered, translated or published.
     pub table: Option<String>,
+    /// Published ports are what the host's rules for its own input say, as if programs of the host had them.
+    pub by_input: bool,
     /// Beside this file, with the family's number behind its name, is one while forwarding is on because of us.
     pub mark: PathBuf,
 }
@@ -136,11 +143,12 @@ impl Fabric {
         let host = Mutex::new(Route::open()?);
         let firewall = match &spec.table {
             None => None,
-            Some(name) => Some(Firewall::open(name)?),
+            Some(name) => Some(Firewall::open(name, spec.by_input)?),
         };
+        let (relay, by_input) = (Relay::default(), spec.by_input);
         let (mark, choosing) = (spec.mark.clone(), Mutex::new(()));
         let (default_is_used, leaving) = (AtomicBool::new(false), (Mutex::new(0), Condvar::new()));
-        Ok(Self { networks, host, firewall, mark, choosing, leaving, default_is_used })
+        Ok(Self { networks, host, firewall, mark, relay, by_input, choosing, leaving, default_is_used })
     }
 
     /// What is recorded.
@@ -201,7 +209,32 @@ impl Fabric {
         let ports = places
             .iter()
             .filter_map(|place| Some((&place.id, *by_id.get(&place.network)?, place.published.as_slice())));
-        firewall.replace(by_id.values().copied(), ports)
+        firewall.replace(by_id.values().copied(), ports)?;
+        for place in &places {
+            if let Some(network) = by_id.get(&place.network)
+                && let Err(error) = self.open_doors(&place.id, network, &place.published)
+            {
+                tracing::warn!(error = havre_base::chain(&error), "a published port is not reached");
+            }
+        }
+        Ok(())
+    }
+
+    /// What leads where the kernel does not.
+    #[must_use]
+    pub const fn relay(&self) -> &Relay {
+        &self.relay
+    }
+
+    /// Lets the relay lead to these ports of a place, and to no others of it.
+    fn open_doors(&self, place: &EndpointId, network: &Network, ports: &[Publication]) -> Result<()> {
+        let options = network.options();
+        let translated = |port: &&Publication| {
+            let mode = if port.to.is_ipv6() { options.mode6 } else { options.mode4 };
+            mode != GatewayMode::Routed
+        };
+        let ports: Vec<Publication> = ports.iter().filter(translated).copied().collect();
+        self.relay.set(place, &relay::doors(&ports, self.by_input))
     }
 
     /// The firewall, unless the administrator does it.
@@ -338,9 +371,13 @@ impl Fabric {
         let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
         let _one = self.choosing();
         let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
+        let mut taken = Taken::now(&self.networks.all_endpoints(), asked).besides(self.relay.doors());
         let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
-        firewall.publish(&endpoint.id, network, &chosen)?;
+        self.open_doors(&endpoint.id, network, &chosen)?;
+        if let Err(error) = firewall.publish(&endpoint.id, network, &chosen) {
+            self.open_doors(&endpoint.id, network, &[])?;
+            return Err(error);
+        }
         self.networks.set_published(&endpoint.id, chosen);
         Ok(())
     }
@@ -355,7 +392,17 @@ impl Fabric {
         let Some(firewall) = &self.firewall else { return Ok(()) };
         let elements: Vec<_> =
             changes.iter().map(|(place, network, ports)| (&place.id, *network, *ports)).collect();
-        firewall.publish_all(&elements)?;
+        let doors = |changes: &[(&Endpoint, &Network, &[Publication])]| {
+            changes.iter().try_for_each(|(place, network, ports)| self.open_doors(&place.id, network, ports))
+        };
+        if let Err(error) = doors(changes).and_then(|()| firewall.publish_all(&elements)) {
+            let before: Vec<_> = changes
+                .iter()
+                .map(|(place, network, _)| (*place, *network, place.published.as_slice()))
+                .collect();
+            doors(&before)?;
+            return Err(error);
+        }
         for (place, _, ports) in changes {
             self.networks.set_published(&place.id, ports.to_vec());
         }
@@ -367,7 +414,9 @@ impl Fabric {
         for endpoint in self.networks.of_container(container) {
             if let (Some(firewall), Ok(network)) =
                 (&self.firewall, self.networks.find(endpoint.network.as_str()))
-                && let Err(error) = firewall.publish(&endpoint.id, &network, &[])
+                && let Err(error) = firewall
+                    .publish(&endpoint.id, &network, &[])
+                    .and_then(|()| self.open_doors(&endpoint.id, &network, &[]))
             {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");

@@ -14,8 +14,9 @@
 //! | to 127.0.0.0/8 from a bridge | no |
 //! | neither from nor to a network | where the host forwarded before it had networks of ours; else only from and to bridges that came later |
 //!
-//! Invariant: nothing outside of the table is read or written.
+//! Invariant: nothing outside of the table is written, but for the rules that `coexist` says.
 
+mod coexist;
 mod ears;
 mod rules;
 
@@ -47,6 +48,9 @@ struct Wanted {
     /// Bridges of others that were there before forwarding was turned on for us: they may lead out of the machine.
     outer: BTreeSet<String>,
     networks: BTreeMap<NetworkId, Elements>,
+    bridges: BTreeMap<NetworkId, String>,
+    /// Chains of others that drop what they do not know, as they were told.
+    closed: Vec<String>,
     ports: BTreeMap<EndpointId, Elements>,
 }
 
@@ -56,6 +60,7 @@ pub struct Firewall {
     name: String,
     /// Of which families what has nothing to do with us is dropped, because forwarding was turned on for us.
     only_ours: [AtomicBool; 2],
+    by_input: bool,
     state: Mutex<(Nft, Wanted)>,
     ears: Ears,
     /// By which the kernel names us when it tells who changed something.
@@ -135,12 +140,13 @@ fn of_ports(network: &Network, ports: &[Publication]) -> Elements {
 }
 
 impl Firewall {
-    /// Works on the calling thread's namespace, in a table of this name.
-    pub fn open(name: &str) -> Result<Self> {
+    /// Works on the calling thread's namespace, in a table of this name. `by_input` leaves what comes to published ports from
+    /// elsewhere to the host's rules for what is its own, and to the relay.
+    pub fn open(name: &str, by_input: bool) -> Result<Self> {
         let nft = Nft::open()?;
         let (name, writer) = (name.to_owned(), nft.port());
         let state = Mutex::new((nft, Wanted::default()));
-        Ok(Self { name, only_ours: Default::default(), state, ears: Ears::default(), writer })
+        Ok(Self { name, only_ours: Default::default(), by_input, state, ears: Ears::default(), writer })
     }
 
     /// The table's name.
@@ -225,7 +231,8 @@ impl Firewall {
         for set in SETS {
             batch.create_set(table, set).flush_set(table, set.name);
         }
-        for (chain, rule) in rules(self.only_ours.each_ref().map(|one| one.load(Ordering::Relaxed))) {
+        let only_ours = self.only_ours.each_ref().map(|one| one.load(Ordering::Relaxed));
+        for (chain, rule) in rules(only_ours, self.by_input) {
             batch.add_rule(table, chain, &rule);
         }
         let mut by_set: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
@@ -247,12 +254,45 @@ impl Firewall {
     ) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
-        wanted.networks = networks.map(|network| (network.id.clone(), of_network(network))).collect();
+        (wanted.networks, wanted.bridges) = networks
+            .map(|network| {
+                let id = &network.id;
+                ((id.clone(), of_network(network)), (id.clone(), network.bridge.clone()))
+            })
+            .unzip();
         let lead = |(endpoint, network, ports): (&EndpointId, &Network, &[Publication])| {
             (endpoint.clone(), of_ports(network, ports))
         };
         wanted.ports = ports.map(lead).filter(|(_, elements)| !elements.is_empty()).collect();
-        self.write(nft, wanted)
+        self.write(nft, wanted)?;
+        self.settle(nft, wanted);
+        Ok(())
+    }
+
+    /// Does what has to be done in tables of others; for when they changed.
+    pub fn coexist(&self) {
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        self.settle(nft, wanted);
+    }
+
+    fn settle(&self, nft: &mut Nft, wanted: &mut Wanted) {
+        let bridges = wanted.bridges.values().map(String::as_str).collect();
+        match coexist::settle(nft, &self.name, &bridges) {
+            Ok(closed) => {
+                for chain in closed.iter().filter(|chain| !wanted.closed.contains(chain)) {
+                    tracing::warn!(
+                        "the chain {chain} drops what it does not know, so containers reach nobody outside and \
+                         published ports are not reached: let it accept what comes from and goes to bridges of \
+                         containers (docs/firewall.md)"
+                    );
+                }
+                wanted.closed = closed;
+            }
+            Err(error) => {
+                tracing::warn!(error = havre_base::chain(&error), "cannot look at the rules of others");
+            }
+        }
     }
 
     /// Takes everything out, and the table too unless the administrator has rules in it. One that is absent stays so.
@@ -260,6 +300,7 @@ impl Firewall {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
         *wanted = Wanted { outer: std::mem::take(&mut wanted.outer), ..Wanted::default() };
+        self.settle(nft, wanted);
         self.leave(nft, wanted)
     }
 
@@ -328,6 +369,8 @@ impl Firewall {
             wanted.networks.remove(&network.id);
             return Err(error);
         }
+        wanted.bridges.insert(network.id.clone(), network.bridge.clone());
+        self.settle(nft, wanted);
         Ok(())
     }
 
@@ -336,6 +379,8 @@ impl Firewall {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
         let Some(old) = wanted.networks.remove(network) else { return Ok(()) };
+        wanted.bridges.remove(network);
+        self.settle(nft, wanted);
         if wanted.networks.is_empty() {
             wanted.ports.clear();
             return self.leave(nft, wanted);
@@ -382,6 +427,7 @@ impl Firewall {
         let mut batch = Batch::new();
         batch.clear_table(self.table());
         state.1 = Wanted::default();
+        coexist::settle(&mut state.0, &self.name, &BTreeSet::new())?;
         Ok(state.0.apply(batch)?)
     }
 }

@@ -130,7 +130,7 @@ impl Fabric {
         let prefers = network.options().host_binding;
         let (kept, new) = split(asked, &had);
         // A program of the host may have come to wait at a port that leads here: it stays ours.
-        let mut taken = Taken::now(&others, &[]);
+        let mut taken = Taken::now(&others, &[]).besides(self.relay().doors());
         let mut chosen = taken.choose(&kept, &addresses, prefers)?;
         taken.look(&new);
         chosen.extend(taken.choose(&new, &addresses, prefers)?);

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::listeners::{self, Listener};
 use crate::networks::Endpoint;
 use crate::ports::{Protocol, Publication, PublishedPort};
+use crate::relay::Door;
 use crate::{NetError, Result};
 
 /// What is taken.
@@ -15,6 +16,8 @@ use crate::{NetError, Result};
 pub(crate) struct Taken {
     published: HashMap<(Protocol, u16), Vec<Publication>>,
     listening: HashMap<Protocol, HashMap<u16, Vec<Listener>>>,
+    /// Where the relay waits: no program of somebody else.
+    relayed: Vec<Door>,
 }
 
 fn any(like: IpAddr) -> IpAddr {
@@ -28,6 +31,11 @@ impl Taken {
         places.iter().flat_map(|place| &place.published).for_each(|one| taken.take(one));
         taken.look(asked);
         taken
+    }
+
+    /// The same, but that these listeners are our own.
+    pub(crate) fn besides(self, relayed: Vec<Door>) -> Self {
+        Self { relayed, ..self }
     }
 
     fn take(&mut self, one: &Publication) {
@@ -56,6 +64,9 @@ impl Taken {
         let of_family: Vec<Listener> = of_port
             .iter()
             .filter(|one| one.at.is_ipv6() == wanted.to.is_ipv6() || one.at.ip().is_unspecified())
+            .filter(|one| {
+                !self.relayed.iter().any(|door| door.protocol == wanted.protocol && door.at == one.at)
+            })
             .copied()
             .collect();
         let listener = listeners::in_the_way(&of_family, wanted.at)?;

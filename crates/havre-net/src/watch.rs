@@ -1,4 +1,4 @@
-//! Watches what others do to the host's networking while the engine runs.
+//! Watches what others do to the host's networking while the engine runs, and relays what the kernel cannot.
 //!
 //! Invariant: when somebody else empties or changes our table, it is written again by the event, at once the first time
 //! and at most ten times a second, whatever is done to it. Nothing is asked now and then.
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Result;
 use crate::fabric::Fabric;
+use crate::firewall::{Firewall, Heard};
 
 /// The table is not written more often than this.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -23,11 +24,17 @@ const REFUSED: Duration = Duration::from_secs(1);
 
 /// Keeps the firewall as it should be as long as it is polled.
 pub async fn watch(fabric: Arc<Fabric>) {
-    loop {
-        let Err(error) = attend(&fabric).await;
-        tracing::error!(error = havre_base::chain(&error), "cannot watch the packet filter; trying again");
-        sleep(REFUSED).await;
-    }
+    let filter = async {
+        loop {
+            let Err(error) = attend(&fabric).await;
+            tracing::error!(
+                error = havre_base::chain(&error),
+                "cannot watch the packet filter; trying again"
+            );
+            sleep(REFUSED).await;
+        }
+    };
+    tokio::join!(filter, fabric.relay().run());
 }
 
 enum Never {}
@@ -45,13 +52,20 @@ async fn attend(fabric: &Arc<Fabric>) -> Result<Never> {
             ready = readable(&ears) => ready?,
             () = firewall.look() => {}
         }
-        if !firewall.heard()?.ours {
+        let heard = firewall.heard()?;
+        if heard == Heard::default() {
             continue;
         }
         sleep_until(last + PAUSE).await;
-        let _more = firewall.heard()?;
-        let written = restore(fabric).await?;
+        let more = firewall.heard()?;
         last = Instant::now();
+        if heard.elsewhere || more.elsewhere {
+            blocking(fabric, |fabric| fabric.firewall().map(Firewall::coexist)).await;
+        }
+        if !(heard.ours || more.ours) {
+            continue;
+        }
+        let written = restore(fabric).await?;
         if written && told.is_none_or(|told| told.elapsed() > TOLD_AGAIN) {
             told = Some(last);
             tracing::warn!(
@@ -69,9 +83,17 @@ async fn readable(fd: &AsyncFd<OwnedFd>) -> Result<()> {
 }
 
 async fn restore(fabric: &Arc<Fabric>) -> Result<bool> {
+    blocking(fabric, Fabric::assert_firewall).await
+}
+
+async fn blocking<T: Send + 'static>(
+    fabric: &Arc<Fabric>,
+    work: impl FnOnce(&Fabric) -> T + Send + 'static,
+) -> T {
     let fabric = Arc::clone(fabric);
-    let work = tokio::task::spawn_blocking(move || fabric.assert_firewall());
-    // The runtime ends, and this with it.
-    let Ok(done) = work.await else { return std::future::pending().await };
-    done
+    // Otherwise the runtime ends, and this with it.
+    match tokio::task::spawn_blocking(move || work(&fabric)).await {
+        Ok(done) => done,
+        Err(_) => std::future::pending().await,
+    }
 }

@@ -26,12 +26,13 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn open() -> Self {
+    pub(crate) fn open(by_input: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
         let pool = Pool::new("198.18.0.0/15", 24).unwrap();
         let networks = Networks::open(db, Pools::new(vec![pool], [1; 5]), &only4("bridge")).unwrap();
-        let spec = FabricSpec { table: Some(TABLE.name.into()), mark: folder.path().join("forwarding") };
+        let spec =
+            FabricSpec { table: Some(TABLE.name.into()), by_input, mark: folder.path().join("forwarding") };
         let fabric = Arc::new(Fabric::open(Arc::new(networks), &spec).unwrap());
         fabric.restore(&|_| false);
         let (end, ended) = oneshot::channel::<()>();
@@ -102,7 +103,7 @@ fn rules(nft: &mut Nft) -> usize {
 fn n02_n03_a_flushed_ruleset_is_written_again_by_the_event() {
     on_a_host(|host: &mut Host| {
         let lan = neighbour(host);
-        let watched = Watched::open();
+        let watched = Watched::open(false);
         watched.fabric.create(only4("front")).unwrap();
         let (id, server) = watched.serve("front", &[(None, 8080), (Some("127.0.0.1"), 9090)]);
         let mut nft = Nft::open().unwrap();
@@ -141,7 +142,7 @@ fn n02_n03_a_flushed_ruleset_is_written_again_by_the_event() {
 fn n01_n03_what_the_administrator_does_is_left_alone() {
     on_a_host(|host: &mut Host| {
         let lan = neighbour(host);
-        let watched = Watched::open();
+        let watched = Watched::open(false);
         watched.fabric.create(only4("front")).unwrap();
         let (_, server) = watched.serve("front", &[(None, 8080)]);
         let mut nft = Nft::open().unwrap();
@@ -172,7 +173,7 @@ fn n01_n03_what_the_administrator_does_is_left_alone() {
 #[test]
 fn an_engine_that_ends_takes_everything_along_while_containers_leave() {
     on_a_host(|host: &mut Host| {
-        let watched = Watched::open();
+        let watched = Watched::open(false);
         let fabric = &watched.fabric;
         let id = ContainerId::random();
         let connected = fabric.connect(&id, "c", &[asks("bridge")], &[]).unwrap();
@@ -199,7 +200,7 @@ fn an_engine_that_ends_takes_everything_along_while_containers_leave() {
 #[test]
 fn n11_many_ports_are_published_while_nobody_listens() {
     on_a_host(|_| {
-        let watched = Watched::open();
+        let watched = Watched::open(false);
         watched.fabric.create(only4("front")).unwrap();
         let id = ContainerId::random();
         let all = PublishedPort { port: Port::range("80").unwrap().0, address: None, host: (1, 1) };
