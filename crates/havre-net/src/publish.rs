@@ -18,6 +18,9 @@ pub(crate) struct Taken {
     listening: HashMap<Protocol, HashMap<u16, Vec<Listener>>>,
     /// Where the relay waits: no program of somebody else.
     relayed: Vec<Door>,
+    /// Where to look for a port that nobody names: behind the last one, so that one that was just given back is not
+    /// somebody else's at once.
+    pub(crate) next: u16,
 }
 
 fn any(like: IpAddr) -> IpAddr {
@@ -129,10 +132,14 @@ impl Taken {
         };
         let (first, last) = if asked.host == (0, 0) { ephemeral() } else { asked.host };
         let mut why = None;
-        for port in first..=last {
+        let start = if asked.host == (0, 0) { self.next.clamp(first, last) } else { first };
+        for port in (start..=last).chain(first..start) {
             let wanted = with(port);
             match wanted.iter().find_map(|one| self.refusal(one)) {
                 None => {
+                    if asked.host == (0, 0) {
+                        self.next = port.wrapping_add(1);
+                    }
                     wanted.iter().for_each(|one| self.take(one));
                     return Ok(wanted);
                 }

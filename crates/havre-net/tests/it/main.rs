@@ -4,6 +4,7 @@
 
 mod firewall;
 mod host_rules;
+mod vlans;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use havre_base::ContainerId;
-use havre_net::bridge;
+use havre_net::drivers::{self, bridge, parent};
 use havre_net::networks::{Endpoint, EndpointSpec, Network, Networks};
 use havre_net::pools::{Pool, Pools};
 use havre_net::sandbox::{Sandbox, outer_name};
@@ -71,8 +72,15 @@ impl Host {
         let mut joined = Vec::new();
         for spec in networks {
             let (network, endpoint) = self.networks.join(&id, name, spec.clone()).unwrap();
-            let bridge = bridge::ensure(&mut self.route, &network).unwrap();
-            sandbox.plug(&mut self.route, bridge, &network, &endpoint).unwrap();
+            if network.spec.driver == Driver::Bridge {
+                let bridge = bridge::ensure(&mut self.route, &network).unwrap();
+                sandbox.plug(&mut self.route, bridge, &network, &endpoint).unwrap();
+            } else {
+                let on = parent::ensure(&mut self.route, &network).unwrap();
+                let kind = parent::kind(&network, on);
+                let name = sandbox.plug_on(&mut self.route, &kind, &network, &endpoint).unwrap();
+                sandbox.bring_up(&name, &network, &endpoint).unwrap();
+            }
             joined.push((network, endpoint));
         }
         let all: Vec<(&Network, &Endpoint)> =
@@ -188,7 +196,7 @@ fn n15_devices_of_others_are_neither_used_nor_removed() {
         let end = End { name: "stranger", ..End::default() };
         host.route.change(|changes| changes.create_link(&end, &Kind::Bridge(Bridge::default()))).unwrap();
         host.networks.remove("front").unwrap();
-        bridge::sweep(&mut host.route, &host.networks.list()).unwrap();
+        drivers::sweep(&mut host.route, &host.networks.list()).unwrap();
         assert!(host.route.link(back.bridge.as_str()).is_err());
         assert!(host.route.link("stranger").is_ok() && host.route.link("other").is_ok());
     });
@@ -224,8 +232,8 @@ fn the_way_out_is_that_of_the_first_network_unless_priorities_say_otherwise() {
         assert!(out(&within).is_empty(), "an internal network leads nowhere");
         // A network that is left is no way any more.
         let (mut moved, joined_both) = host.container("moved", &[asks("a"), asks("b")]);
-        moved.unplug("eth0").unwrap();
-        moved.unplug("eth0").unwrap();
+        moved.unplug(&joined_both[0].1).unwrap();
+        moved.unplug(&joined_both[0].1).unwrap();
         let left: Vec<(&Network, &Endpoint)> =
             joined_both.iter().skip(1).map(|(network, endpoint)| (network, endpoint)).collect();
         moved.lead_out(&left).unwrap();

@@ -45,6 +45,7 @@ mod servers;
 mod silent;
 mod teach;
 mod terminal;
+mod vlans;
 mod why;
 mod world;
 
@@ -76,6 +77,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(manifest::ALL)
         .chain(networks::ALL)
         .chain(connect::ALL)
+        .chain(vlans::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
