@@ -160,7 +160,11 @@ impl Sandbox {
         });
         let Some(index) = links.first().map(|link| link.index) else { return Ok(()) };
         let gone = format!("gone{}", endpoint.id.as_str().get(..7).unwrap_or_default());
-        self.route.change(|changes| changes.set_up(index, false).rename(index, &gone))?;
+        match self.route.change(|changes| changes.set_up(index, false).rename(index, &gone)) {
+            // Its removal was under way.
+            Err(error) if error.is_absent() => return Ok(()),
+            done => done?,
+        }
         let mut behind = Route::open_in(self.netns.as_fd())?;
         let forget = move || match behind.change(|changes| changes.delete_link(index)) {
             Err(error) if !error.is_absent() => tracing::warn!(link = gone, %error, "cannot remove a link"),
