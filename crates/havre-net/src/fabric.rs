@@ -1,11 +1,12 @@
 //! Networks as they are on this host: what is recorded and what the kernel has, kept together.
 //!
-//! Invariants: a network that was acknowledged has its bridge, and one that could not be made leaves neither record nor
+//! Invariants: a network that was acknowledged has its device, and one that could not be made leaves neither record nor
 //! device; a container's places are recorded before its links are made and given back when they could not be made or
 //! the container has ended. What a crash leaves apart, `restore` puts together at the next start.
 //! All of it works in the namespace in which `open` was called. Everything here blocks, for a millisecond or two.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -16,13 +17,14 @@ use havre_base::{ContainerId, NetworkId};
 use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
+use crate::drivers::{self, bridge, parent};
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
 use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
-use crate::{NetError, Result, bridge};
+use crate::{NetError, Result};
 
 /// The networks of this host.
 #[derive(Debug)]
@@ -33,8 +35,8 @@ pub struct Fabric {
     /// None where the administrator does it.
     firewall: Option<Firewall>,
     mark: PathBuf,
-    /// Held while ports are chosen, so that nobody else chooses the same.
-    choosing: Mutex<()>,
+    /// Held while ports are chosen, so that nobody else chooses the same; where to look for the next one.
+    choosing: Mutex<u16>,
     /// Whether the default network's addresses on this host are used by others than its containers.
     default_is_used: AtomicBool,
 }
@@ -85,6 +87,14 @@ fn forward(mark: &Path, ipv6: bool, host: &mut Route) -> Result<Option<Vec<Strin
     }
 }
 
+/// Engines that share a host begin at different ports: what one publishes another does not see.
+fn first_port(spec: &FabricSpec) -> u16 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    spec.table.hash(&mut hasher);
+    // Within what the kernel gives to programs that do not choose; the range itself is looked up when a port is chosen.
+    32_768 + u16::try_from(hasher.finish() % 16_384).unwrap_or_default()
+}
+
 /// A host that forwards ignores advertisements of routers, and would lose its way out, unless it is told not to.
 fn keep_learning() -> Result<()> {
     for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf")?.flatten() {
@@ -121,7 +131,7 @@ impl Fabric {
             None => None,
             Some(name) => Some(Firewall::open(name)?),
         };
-        let (mark, choosing) = (spec.mark.clone(), Mutex::new(()));
+        let (mark, choosing) = (spec.mark.clone(), Mutex::new(first_port(spec)));
         Ok(Self { networks, host, firewall, mark, choosing, default_is_used: AtomicBool::new(false) })
     }
 
@@ -136,7 +146,7 @@ impl Fabric {
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// At start: gives back the places of containers that do not run, makes the bridges that are missing and removes
+    /// At start: gives back the places of containers that do not run, makes the devices that are missing and removes
     /// those of networks that are gone. What cannot be made is told, and fails again where it is needed.
     pub fn restore(&self, runs: &dyn Fn(&ContainerId) -> bool) {
         self.networks.sweep(runs);
@@ -147,20 +157,26 @@ impl Fabric {
         };
         all.retain(|network| !network.is_predefined() || used(network));
         let mut host = self.host();
-        if let Err(error) = bridge::sweep(&mut host, &all) {
+        if let Err(error) = drivers::sweep(&mut host, &all) {
             tracing::warn!(
                 error = havre_base::chain(&error),
-                "cannot look for bridges of networks that are gone"
+                "cannot look for devices of networks that are gone"
             );
         }
-        for network in all.iter().filter(|network| network.spec.driver == Driver::Bridge) {
-            let made = self.forward_for(network, &mut host).and_then(|()| bridge::ensure(&mut host, network));
+        for network in &all {
+            let made = match network.spec.driver {
+                Driver::Bridge => {
+                    self.forward_for(network, &mut host).and_then(|()| bridge::ensure(&mut host, network))
+                }
+                Driver::Macvlan | Driver::Ipvlan => parent::ensure(&mut host, network),
+                Driver::Host | Driver::Null => continue,
+            };
             if let Err(error) = made {
                 let name = &network.spec.name;
                 tracing::warn!(
                     network = name,
                     error = havre_base::chain(&error),
-                    "cannot make the bridge of a network"
+                    "cannot make the device of a network"
                 );
             }
         }
@@ -205,22 +221,29 @@ impl Fabric {
 
     /// Makes a network. Also returns which of its options have no effect.
     pub fn create(&self, spec: NetworkSpec) -> Result<(Network, Vec<String>)> {
-        if matches!(spec.driver, Driver::Macvlan | Driver::Ipvlan) {
-            let driver = spec.driver.name();
-            return Err(NetError::Unsupported(format!("not yet supported: networks of the driver {driver}")));
-        }
         let (network, warnings) = self.networks.create(spec)?;
-        if network.spec.driver == Driver::Bridge
-            && let Err(error) = self.lay(&network)
-        {
+        if let Err(error) = self.lay(&network) {
             self.networks.remove(network.id.as_str())?;
-            bridge::remove(&mut self.host(), &network)?;
+            drivers::remove(&mut self.host(), &network, &self.networks.list())?;
             return Err(error);
         }
         Ok((network, warnings))
     }
 
+    /// Makes what is below a network.
     fn lay(&self, network: &Network) -> Result<()> {
+        match network.spec.driver {
+            Driver::Bridge => self.lay_bridge(network),
+            Driver::Macvlan | Driver::Ipvlan => {
+                let mut host = self.host();
+                parent::supported(&mut host, network)?;
+                parent::ensure(&mut host, network).map(drop)
+            }
+            Driver::Host | Driver::Null => Ok(()),
+        }
+    }
+
+    fn lay_bridge(&self, network: &Network) -> Result<()> {
         let mut host = self.host();
         self.forward_for(network, &mut host)?;
         bridge::ensure(&mut host, network)?;
@@ -239,13 +262,13 @@ impl Fabric {
         Ok(())
     }
 
-    /// Removes a network that nobody is in, and its bridge.
+    /// Removes a network that nobody is in, and its device.
     pub fn remove(&self, name: &str) -> Result<Network> {
         let network = self.networks.remove(name)?;
         if let Some(firewall) = &self.firewall {
             firewall.remove_network(&network.id)?;
         }
-        bridge::remove(&mut self.host(), &network)?;
+        drivers::remove(&mut self.host(), &network, &self.networks.list())?;
         Ok(network)
     }
 
@@ -286,7 +309,7 @@ impl Fabric {
         match network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
-                    self.lay(network)?;
+                    self.lay_bridge(network)?;
                 }
                 let mut host = self.host();
                 let bridge = bridge::ensure(&mut host, network)?;
@@ -297,28 +320,81 @@ impl Fabric {
                 "cannot connect container to host network - container must be created in host network mode"
                     .into(),
             )),
-            Driver::Macvlan | Driver::Ipvlan => Err(NetError::Unsupported(format!(
-                "not yet supported: networks of the driver {}",
-                network.spec.driver.name()
+            Driver::Macvlan | Driver::Ipvlan => {
+                self.own_addresses(network, endpoint)?;
+                let mut host = self.host();
+                let on = parent::ensure(&mut host, network)?;
+                let made = sandbox.plug_on(&mut host, &parent::kind(network, on), network, endpoint);
+                // What follows may wait.
+                drop(host);
+                made.and_then(|name| sandbox.bring_up(&name, network, endpoint))
+                    .map_err(|error| self.unplugged(network, endpoint, error))
+            }
+        }
+    }
+
+    /// Two links on one parent cannot have one hardware address.
+    fn own_addresses(&self, network: &Network, endpoint: &Endpoint) -> Result<()> {
+        let on = parent::name(network);
+        let same = self.networks.all_endpoints().into_iter().find(|other| {
+            other.id != endpoint.id
+                && other.mac == endpoint.mac
+                && other.mac != [0; 6]
+                && self.networks.find(other.network.as_str()).is_ok_and(|network| {
+                    matches!(network.spec.driver, Driver::Macvlan | Driver::Ipvlan)
+                        && parent::name(&network) == on
+                })
+        });
+        match same {
+            None => Ok(()),
+            Some(other) => Err(NetError::Predefined(format!(
+                "container {} has the hardware address {} on the parent {on} already",
+                other.name,
+                other.mac.map(|byte| format!("{byte:02x}")).join(":")
             ))),
         }
+    }
+
+    /// Why a parent took no further link: the kernel only says that it is busy or that something is invalid.
+    fn unplugged(&self, network: &Network, endpoint: &Endpoint, error: NetError) -> NetError {
+        let name = &network.spec.name;
+        let passthru = network.options().mode == "passthru";
+        if passthru && self.networks.endpoints(&network.id).iter().any(|other| other.id != endpoint.id) {
+            return NetError::Predefined(format!(
+                "a container is in macvlan network {name} already, whose parent {} is passed through to one only",
+                parent::name(network)
+            ));
+        }
+        let why = havre_base::chain(&error);
+        NetError::Unsupported(format!(
+            "cannot put a link of network {name} on its parent {}: {why}",
+            parent::name(network)
+        ))
     }
 
     /// Ports lead to the place by which the container reaches the world.
     fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
         let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
-        let _one = self.choosing();
+        if network.spec.driver != Driver::Bridge {
+            // As with Docker: the container is reached under its own address.
+            let (network, driver) = (&network.spec.name, network.spec.driver.name());
+            tracing::warn!(network, driver, "ports are not published: its driver has no port mappings");
+            return Ok(());
+        }
+        let mut next = self.choosing();
         let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
         let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
+        taken.next = *next;
         let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
+        *next = taken.next;
         firewall.publish(&endpoint.id, network, &chosen)?;
         self.networks.set_published(&endpoint.id, chosen);
         Ok(())
     }
 
     /// To be held while ports are chosen.
-    pub(crate) fn choosing(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn choosing(&self) -> MutexGuard<'_, u16> {
         self.choosing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -344,11 +420,24 @@ impl Fabric {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
             }
+            self.close_port(&endpoint);
             self.networks.leave(&endpoint.id);
         }
     }
 
-    /// At the end of the engine: bridges that nobody is at go, those of running containers stay.
+    /// The kernel takes the links of a namespace away behind the end of its last process, and answers for them until then:
+    /// whoever gets the address next must not share it with them.
+    fn close_port(&self, endpoint: &Endpoint) {
+        let name = sandbox::outer_name(endpoint);
+        match self.host().change(|changes| changes.close_port(name.as_str())) {
+            Err(error) if !error.is_absent() => {
+                tracing::debug!(link = name, %error, "cannot close the bridge port of a container that has ended");
+            }
+            _ => {}
+        }
+    }
+
+    /// At the end of the engine: devices that nobody is at go, those of running containers stay.
     pub fn close(&self) {
         let mut host = self.host();
         let used = |network: &Network| {
@@ -356,17 +445,17 @@ impl Fabric {
                 && self.default_is_used.load(Ordering::Relaxed)
                 && !self.networks.all_endpoints().is_empty()
         };
+        let mut in_use = self.networks.list();
+        in_use.retain(|network| used(network) || !self.networks.endpoints(&network.id).is_empty());
         for network in self.networks.list() {
-            if network.spec.driver == Driver::Bridge
-                && !used(&network)
-                && self.networks.endpoints(&network.id).is_empty()
-                && let Err(error) = bridge::remove(&mut host, &network)
+            if !in_use.contains(&network)
+                && let Err(error) = drivers::remove(&mut host, &network, &in_use)
             {
                 let name = &network.spec.name;
                 tracing::warn!(
                     network = name,
                     error = havre_base::chain(&error),
-                    "cannot remove the bridge of a network"
+                    "cannot remove the device of a network"
                 );
             }
         }

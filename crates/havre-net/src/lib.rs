@@ -5,8 +5,8 @@
 //! Not here: containers. A sandbox is a network namespace and an id.
 
 pub mod addresses;
-pub mod bridge;
 pub mod dns;
+pub mod drivers;
 mod error;
 pub mod fabric;
 pub mod firewall;

@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use havre_base::{ContainerId, NetworkId};
-use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
 use crate::Result;
@@ -18,6 +17,7 @@ use crate::networks::{Endpoint, EndpointSpec, Network};
 use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox, outer_name};
+use crate::spec::Driver;
 
 impl Fabric {
     /// Gives a running container, whose namespace this is, a place in one more network. `ports` are all that it publishes.
@@ -56,36 +56,30 @@ impl Fabric {
             let network = self.networks().find(network.as_str())?;
             self.lead_ports(&[(&place, &network, &[])])?;
         }
-        self.unplug(&place)?;
+        let mut sandbox = netns.map(Sandbox::of).transpose()?;
+        self.cut(&place)?;
+        if let Some(sandbox) = &mut sandbox {
+            sandbox.unplug(&place)?;
+        }
         self.networks().leave(&place.id);
-        if let Some(netns) = netns {
-            self.lead(&mut Sandbox::of(netns)?, container)?;
+        if let Some(sandbox) = &mut sandbox {
+            self.lead(sandbox, container)?;
             // The ports stay the container's as long as it has a way out.
             self.keep_ports(container, ports, &place.published)?;
         }
         Ok(Some(place))
     }
 
-    /// Cuts a link, and has it removed behind.
-    fn unplug(&self, place: &Endpoint) -> Result<()> {
+    /// Takes the host's end of a link from its bridge, whatever the container has made of its own end.
+    fn cut(&self, place: &Endpoint) -> Result<()> {
         let name = outer_name(place);
-        let mut host = self.host();
-        match host.change(|changes| changes.set_up(name.as_str(), false).set_master(name.as_str(), None)) {
-            Ok(()) => {}
-            Err(error) if error.is_absent() => return Ok(()),
-            Err(error) => return Err(error.into()),
+        match self
+            .host()
+            .change(|changes| changes.set_up(name.as_str(), false).set_master(name.as_str(), None))
+        {
+            Err(error) if !error.is_absent() => Err(error.into()),
+            _ => Ok(()),
         }
-        drop(host);
-        let mut behind = Route::open()?;
-        let removed = std::thread::Builder::new().name("unplug".into()).spawn(move || {
-            match behind.change(|changes| changes.delete_link(name.as_str())) {
-                Err(error) if !error.is_absent() => {
-                    tracing::warn!(link = name, %error, "cannot remove a link; the next start does");
-                }
-                _ => {}
-            }
-        });
-        removed.map(drop).map_err(Into::into)
     }
 
     /// Leads the container out by the places that it has now.
@@ -117,13 +111,14 @@ impl Fabric {
         asked: &[PublishedPort],
         had: &[Publication],
     ) -> Result<()> {
-        let _one = self.choosing();
+        let mut next = self.choosing();
         let places = self.places(container)?;
         let joined: Vec<(&Network, &Endpoint)> =
             places.iter().map(|(network, place)| (network, place)).collect();
         let had: Vec<Publication> =
             places.iter().flat_map(|(_, place)| &place.published).chain(had).copied().collect();
-        let Some((network, target)) = sandbox::way_out(&joined) else { return Ok(()) };
+        let way_out = sandbox::way_out(&joined).filter(|(network, _)| network.spec.driver == Driver::Bridge);
+        let Some((network, target)) = way_out else { return Ok(()) };
         let others: Vec<Endpoint> =
             self.networks().all_endpoints().into_iter().filter(|one| one.container != *container).collect();
         let addresses: Vec<_> = target.addresses.iter().map(IpNet::addr).collect();
@@ -131,9 +126,11 @@ impl Fabric {
         let (kept, new) = split(asked, &had);
         // A program of the host may have come to wait at a port that leads here: it stays ours.
         let mut taken = Taken::now(&others, &[]);
+        taken.next = *next;
         let mut chosen = taken.choose(&kept, &addresses, prefers)?;
         taken.look(&new);
         chosen.extend(taken.choose(&new, &addresses, prefers)?);
+        *next = taken.next;
         let mut changes: Vec<(&Endpoint, &Network, &[Publication])> = Vec::new();
         for (network, place) in &places {
             let ports: &[Publication] = if place.id == target.id { &chosen } else { &[] };

@@ -17,9 +17,8 @@ use crate::addresses::Block;
 use crate::options::{GatewayMode, Options};
 use crate::pools::{Pools, overlap};
 use crate::ports::Publication;
-use crate::routes;
 use crate::spec::{BlockSpec, Driver, NetworkSpec};
-use crate::{NetError, Result};
+use crate::{NetError, Result, drivers, routes};
 
 const NETWORKS: Table = Table("networks");
 const ENDPOINTS: Table = Table("endpoints");
@@ -53,6 +52,14 @@ impl Network {
     #[must_use]
     pub fn is_predefined(&self) -> bool {
         crate::spec::PREDEFINED.contains(&self.spec.name.as_str())
+    }
+
+    /// Whether the world is reached through it.
+    #[must_use]
+    pub fn leads_out(&self) -> bool {
+        let nowhere =
+            matches!(self.spec.driver, Driver::Macvlan | Driver::Ipvlan) && self.options().parent.is_empty();
+        !self.spec.internal && !nowhere
     }
 }
 
@@ -93,7 +100,7 @@ pub struct Endpoint {
     pub name: String,
     /// Its addresses with the prefixes of their subnets.
     pub addresses: Vec<IpNet>,
-    /// Its hardware address.
+    /// Its hardware address; all zero where it is that of the network's parent.
     pub mac: [u8; 6],
     /// What was asked.
     pub spec: EndpointSpec,
@@ -205,6 +212,7 @@ impl Networks {
                 spec.name
             )));
         }
+        drivers::check(&spec, &options, state.networks.values())?;
         Ok((self.make(&mut state, spec)?, warnings))
     }
 
@@ -250,7 +258,7 @@ impl Networks {
             }
             let has_gateway = |v6: bool| {
                 let mode = if v6 { options.mode6 } else { options.mode4 };
-                mode != GatewayMode::Isolated
+                mode != GatewayMode::Isolated && drivers::wants_gateway(spec, &options)
             };
             for block in &mut blocks {
                 let Some(subnet) = block.subnet else { continue };
@@ -357,6 +365,12 @@ impl Networks {
                 "endpoint with name {name} already exists in network {network}"
             )));
         }
+        let own_mac = network.spec.driver != Driver::Ipvlan;
+        if !own_mac && spec.mac.is_some() {
+            return Err(NetError::Invalid(
+                "ipvlan interfaces do not support custom mac address assignment".into(),
+            ));
+        }
         let mut addresses: Vec<IpNet> = Vec::new();
         let given = state.blocks.entry(network.id.clone()).or_default();
         let taken = (|| {
@@ -373,7 +387,7 @@ impl Networks {
             }
             return Err(error);
         }
-        let mac = spec.mac.unwrap_or_else(|| mac_of(&addresses));
+        let mac = if own_mac { spec.mac.unwrap_or_else(|| mac_of(&addresses)) } else { [0; 6] };
         let endpoint = Endpoint {
             id: EndpointId::random(),
             network: network.id.clone(),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::drivers::{ipvlan, macvlan};
 use crate::spec::Driver;
 use crate::{NetError, Result};
 
@@ -69,8 +70,10 @@ pub struct Options {
     pub trusted: Vec<String>,
     /// The host's interface of a macvlan or ipvlan network.
     pub parent: String,
-    /// Mode of a macvlan or ipvlan network.
+    /// Mode of a macvlan or ipvlan network; the driver's own when empty.
     pub mode: String,
+    /// Flag of an ipvlan network; the driver's own when empty.
+    pub flag: String,
 }
 
 impl Default for Options {
@@ -90,6 +93,7 @@ impl Default for Options {
             trusted: Vec::new(),
             parent: String::new(),
             mode: String::new(),
+            flag: String::new(),
         }
     }
 }
@@ -137,10 +141,8 @@ impl Options {
         for (key, value) in given {
             let known = match driver {
                 Driver::Bridge => options.of_bridge(key, value)?,
-                Driver::Macvlan => {
-                    options.of_vlan(key, value, "macvlan", &["bridge", "vepa", "passthru", "private"])?
-                }
-                Driver::Ipvlan => options.of_vlan(key, value, "ipvlan", &["l2", "l3", "l3s"])?,
+                Driver::Macvlan => options.of_vlan(key, value, driver, &macvlan::MODES, &[])?,
+                Driver::Ipvlan => options.of_vlan(key, value, driver, &ipvlan::MODES, &ipvlan::FLAGS)?,
                 Driver::Host | Driver::Null => false,
             };
             if !known && key.starts_with("com.docker.network.") {
@@ -195,15 +197,38 @@ impl Options {
         Ok(true)
     }
 
-    fn of_vlan(&mut self, key: &str, value: &str, driver: &str, modes: &[&str]) -> Result<bool> {
+    fn of_vlan(
+        &mut self,
+        key: &str,
+        value: &str,
+        driver: &Driver,
+        modes: &[&str],
+        flags: &[&str],
+    ) -> Result<bool> {
+        let driver = driver.name();
+        let word = |what: &str, words: &[&str]| match words.first() {
+            _ if words.contains(&value) => Ok(value.to_owned()),
+            Some(default) => Err(NetError::Invalid(format!(
+                "requested {driver} {what} '{value}' is not valid, '{default}' {what} is the {driver} driver default: want {}",
+                words.join(", ")
+            ))),
+            None => Ok(String::new()),
+        };
         match key {
+            "parent" if value.is_empty() => {}
+            "parent" if value == "lo" => {
+                return Err(NetError::Invalid(format!(
+                    "loopback interface is not a valid {driver} parent link"
+                )));
+            }
             "parent" => self.parent = interface(key, value)?,
-            "com.docker.network.driver.mtu" => return self.of_bridge(key, value),
-            _ if key == format!("{driver}_mode") => {
-                if !modes.contains(&value) {
-                    return Err(invalid(key, value, &format!("want {}", modes.join(", "))));
-                }
-                self.mode = value.to_owned();
+            "com.docker.network.driver.mtu"
+            | "com.docker.network.container_iface_prefix"
+            | "com.docker.network.enable_ipv4"
+            | "com.docker.network.enable_ipv6" => return self.of_bridge(key, value),
+            _ if key.strip_prefix(driver) == Some("_mode") => self.mode = word("mode", modes)?,
+            _ if key.strip_prefix(driver) == Some("_flag") && !flags.is_empty() => {
+                self.flag = word("flag", flags)?;
             }
             _ => return Ok(false),
         }
@@ -264,8 +289,17 @@ mod tests {
         let (options, _) =
             parse(&Driver::Macvlan, &[("parent", "eth0.10"), ("macvlan_mode", "private")]).unwrap();
         assert_eq!((options.parent.as_str(), options.mode.as_str()), ("eth0.10", "private"));
-        assert!(parse(&Driver::Macvlan, &[("macvlan_mode", "l2")]).is_err());
-        assert!(parse(&Driver::Ipvlan, &[("ipvlan_mode", "l3")]).is_ok());
+        let error = |driver, key, value| parse(driver, &[(key, value)]).unwrap_err().to_string();
+        let said = error(&Driver::Macvlan, "macvlan_mode", "l2");
+        let docker = "requested macvlan mode 'l2' is not valid, 'bridge' mode is the macvlan driver default";
+        assert!(said.starts_with(docker) && said.contains("passthru"), "{said}");
+        let said = error(&Driver::Ipvlan, "ipvlan_flag", "l2");
+        assert!(said.starts_with("requested ipvlan flag 'l2' is not valid, 'bridge'"), "{said}");
+        let said = error(&Driver::Ipvlan, "parent", "lo");
+        assert_eq!(said, "loopback interface is not a valid ipvlan parent link");
+        let (options, _) = parse(&Driver::Ipvlan, &[("ipvlan_mode", "l3"), ("ipvlan_flag", "vepa")]).unwrap();
+        assert_eq!((options.mode.as_str(), options.flag.as_str()), ("l3", "vepa"));
+        assert_eq!(parse(&Driver::Macvlan, &[("macvlan_flag", "x"), ("parent", "")]).unwrap().1.len(), 1);
         let (_, rest) = parse(&Driver::Ipvlan, &[("macvlan_mode", "bridge")]).unwrap();
         assert_eq!(rest.len(), 1);
     }

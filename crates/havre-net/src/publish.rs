@@ -15,6 +15,9 @@ use crate::{NetError, Result};
 pub(crate) struct Taken {
     published: Vec<Publication>,
     listening: HashMap<Protocol, HashMap<u16, Vec<Listener>>>,
+    /// Where to look for a port that nobody names: behind the last one, so that one that was just given back is not
+    /// somebody else's at once.
+    pub(crate) next: u16,
 }
 
 fn any(like: IpAddr) -> IpAddr {
@@ -25,7 +28,7 @@ impl Taken {
     /// By these places, and by programs of the host as far as the ports asked for need to be looked at.
     pub(crate) fn now(places: &[Endpoint], asked: &[PublishedPort]) -> Self {
         let published = places.iter().flat_map(|place| place.published.clone()).collect();
-        let mut taken = Self { published, listening: HashMap::new() };
+        let mut taken = Self { published, listening: HashMap::new(), next: 0 };
         taken.look(asked);
         taken
     }
@@ -112,10 +115,14 @@ impl Taken {
         };
         let (first, last) = if asked.host == (0, 0) { ephemeral() } else { asked.host };
         let mut why = None;
-        for port in first..=last {
+        let start = if asked.host == (0, 0) { self.next.clamp(first, last) } else { first };
+        for port in (start..=last).chain(first..start) {
             let wanted = with(port);
             match wanted.iter().find_map(|one| self.refusal(one)) {
                 None => {
+                    if asked.host == (0, 0) {
+                        self.next = port.wrapping_add(1);
+                    }
                     self.published.extend(&wanted);
                     return Ok(wanted);
                 }

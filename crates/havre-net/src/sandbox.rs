@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use havre_sys::netlink::Route;
 use havre_sys::netlink::address::{Address, NO_DAD};
@@ -14,9 +15,13 @@ use havre_sys::netlink::port::Port;
 use havre_sys::netlink::table::RouteEntry;
 use havre_sys::netns;
 
+use crate::drivers::ipvlan;
 use crate::networks::{Endpoint, Network};
 use crate::place::PlaceOptions;
 use crate::{NetError, Result};
+
+/// How long an address may belong to a link whose namespace is being taken away.
+const LINGERING: Duration = Duration::from_secs(3);
 
 /// A network namespace.
 #[derive(Debug)]
@@ -60,11 +65,7 @@ impl Sandbox {
         endpoint: &Endpoint,
     ) -> Result<String> {
         let options = network.options();
-        let asked = PlaceOptions::parse(&endpoint.spec.options)?;
-        let name = match &asked.name {
-            Some(name) => name.clone(),
-            None => self.unused(&options.prefix)?,
-        };
+        let name = self.name(&options.prefix, endpoint)?;
         let outside = outer_name(endpoint);
         let mtu = (options.mtu > 0).then_some(options.mtu);
         let end = End { name: &outside, mtu, master: Some(bridge), up: true, ..End::default() };
@@ -84,32 +85,94 @@ impl Sandbox {
                 .set_alias(outside.as_str(), &alias)
                 .set_port(outside.as_str(), port)
         })?;
-        let ipv6 = network.spec.ipv6 || endpoint.spec.link_local.iter().any(IpAddr::is_ipv6);
-        self.settle(&name, ipv6, &asked)?;
-        let index = self.route.link(name.as_str())?.index;
-        // Link-local networks have these sizes.
-        let link_local = endpoint.spec.link_local.iter().map(|at| (*at, if at.is_ipv6() { 64 } else { 16 }));
-        let all = endpoint.addresses.iter().map(|net| (net.addr(), net.prefix_len())).chain(link_local);
-        self.route.change(|changes| {
-            for (at, prefix) in all {
-                let mut address = Address::new(index, at, prefix);
-                if address.address.is_ipv6() {
-                    // It is nobody else's, and waiting for a proof would cost a second.
-                    address.flags = NO_DAD;
-                }
-                changes.add_address(&address);
-            }
-            changes.set_up(index, true)
-        })?;
+        self.bring_up(&name, network, endpoint)?;
         Ok(name)
     }
 
-    /// Takes away what connects it to a network.
-    pub fn unplug(&mut self, name: &str) -> Result<()> {
-        match self.route.change(|changes| changes.delete_link(name)) {
-            Err(error) if error.is_absent() => Ok(()),
-            other => Ok(other?),
+    /// Gives it a link on an interface of the host, which is to be brought up: the name of the interface in it.
+    pub fn plug_on(
+        &mut self,
+        host: &mut Route,
+        kind: &Kind<'_>,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Result<String> {
+        let options = network.options();
+        let name = self.name(&options.prefix, endpoint)?;
+        let end = End {
+            name: &name,
+            mtu: (options.mtu > 0).then_some(options.mtu),
+            mac: (endpoint.mac != [0; 6]).then_some(endpoint.mac),
+            netns: Some(self.netns.as_fd()),
+            ..End::default()
+        };
+        host.change(|changes| changes.create_link(&end, kind))?;
+        self.announce(&name)?;
+        Ok(name)
+    }
+
+    /// Neighbours outside learn anew who has its addresses when it comes up.
+    fn announce(&self, name: &str) -> Result<()> {
+        self.set(name, &[("ipv4", "arp_notify", "1"), ("ipv6", "ndisc_notify", "1")])
+    }
+
+    /// Gives the interface the place's addresses. On a parent of the host they may be those of a container that has just
+    /// ended: the kernel takes links of a namespace away behind the end of its last process.
+    pub fn bring_up(&mut self, name: &str, network: &Network, endpoint: &Endpoint) -> Result<()> {
+        let ipv6 = network.spec.ipv6 || endpoint.spec.link_local.iter().any(IpAddr::is_ipv6);
+        self.settle(name, ipv6)?;
+        self.oblige(name, endpoint)?;
+        // Link-local networks have these sizes.
+        let link_local = endpoint.spec.link_local.iter().map(|at| (*at, if at.is_ipv6() { 64 } else { 16 }));
+        let own = endpoint.addresses.iter().map(|net| (net.addr(), net.prefix_len()));
+        let all: Vec<(IpAddr, u8)> = own.chain(link_local).collect();
+        let index = self.route.link(name)?.index;
+        let deadline = Instant::now() + LINGERING;
+        let mut there = Vec::new();
+        loop {
+            let done = self.route.change(|changes| {
+                for (at, prefix) in all.iter().filter(|(at, _)| !there.contains(at)) {
+                    let mut address = Address::new(index, *at, *prefix);
+                    if address.address.is_ipv6() {
+                        // It is nobody else's, and waiting for a proof would cost a second.
+                        address.flags = NO_DAD;
+                    }
+                    changes.add_address(&address);
+                }
+                changes.set_up(index, true)
+            });
+            match done {
+                Err(error) if error.is_in_use() && Instant::now() < deadline => wait(),
+                other => return Ok(other?),
+            }
+            there = self.route.addresses(Some(index))?.into_iter().map(|one| one.address).collect();
         }
+    }
+
+    /// Cuts its link to a network and frees the name; the kernel forgets the link behind, which takes it tens of
+    /// milliseconds.
+    pub fn unplug(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let addresses = self.route.addresses(None)?;
+        let has = |own: &Address| endpoint.addresses.iter().any(|net| net.addr() == own.address);
+        let mut links = self.route.links()?;
+        links.retain(|link| {
+            addresses.iter().any(|own| own.index == link.index && has(own))
+                || (endpoint.addresses.is_empty() && link.mac == Some(endpoint.mac))
+        });
+        let Some(index) = links.first().map(|link| link.index) else { return Ok(()) };
+        let gone = format!("gone{}", endpoint.id.as_str().get(..7).unwrap_or_default());
+        match self.route.change(|changes| changes.set_up(index, false).rename(index, &gone)) {
+            // It has just gone.
+            Err(error) if error.is_absent() => return Ok(()),
+            done => done?,
+        }
+        let mut behind = Route::open_in(self.netns.as_fd())?;
+        let forget = move || match behind.change(|changes| changes.delete_link(index)) {
+            Err(error) if !error.is_absent() => tracing::warn!(link = gone, %error, "cannot remove a link"),
+            _ => {}
+        };
+        std::thread::Builder::new().name("unplug".into()).spawn(forget)?;
+        Ok(())
     }
 
     /// The way out, for each family: the last of those with the highest priority loses against names that come first,
@@ -117,15 +180,25 @@ impl Sandbox {
     pub fn lead_out(&mut self, joined: &[(&Network, &Endpoint)]) -> Result<()> {
         for ipv6 in [false, true] {
             let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            let gateway = gateway(joined, ipv6);
+            let wanted = match leading_out(joined, ipv6).first() {
+                Some((.., Some(gateway))) => Some(RouteEntry::via(any, 0, *gateway)),
+                Some((_, endpoint, None)) => {
+                    self.link_of(endpoint, ipv6)?.map(|link| RouteEntry::to_link(any, 0, link))
+                }
+                None => None,
+            };
+            let is_wanted = |route: &RouteEntry| {
+                wanted.is_some_and(|wanted| {
+                    route.gateway == wanted.gateway && (wanted.link.is_none() || wanted.link == route.link)
+                })
+            };
             let now: Vec<RouteEntry> = self
                 .route
                 .routes()?
                 .into_iter()
                 .filter(|route| route.is_default() && route.destination.is_ipv6() == ipv6)
                 .collect();
-            if now.len() == usize::from(gateway.is_some()) && now.iter().all(|route| route.gateway == gateway)
-            {
+            if now.len() == usize::from(wanted.is_some()) && now.iter().all(is_wanted) {
                 continue;
             }
             // What goes with a link that is being removed may go first.
@@ -135,11 +208,40 @@ impl Sandbox {
                     done => done?,
                 }
             }
-            if let Some(gateway) = gateway {
-                self.route.change(|changes| changes.add_route(&RouteEntry::via(any, 0, gateway)))?;
+            if let Some(wanted) = &wanted {
+                self.route.change(|changes| changes.add_route(wanted))?;
             }
         }
         Ok(())
+    }
+
+    /// The link that has a place's address.
+    fn link_of(&mut self, endpoint: &Endpoint, ipv6: bool) -> Result<Option<u32>> {
+        let own = endpoint.addresses.iter().map(ipnet::IpNet::addr).find(|own| own.is_ipv6() == ipv6);
+        let there = self.route.addresses(None)?;
+        Ok(there.into_iter().find(|one| Some(one.address) == own).map(|one| one.index))
+    }
+
+    /// The name that is asked for, or the lowest free one.
+    fn name(&mut self, prefix: &str, endpoint: &Endpoint) -> Result<String> {
+        match PlaceOptions::parse(&endpoint.spec.options)?.name {
+            Some(name) => Ok(name),
+            None => self.unused(prefix),
+        }
+    }
+
+    /// The settings that are asked for.
+    fn oblige(&self, name: &str, endpoint: &Endpoint) -> Result<()> {
+        let asked = PlaceOptions::parse(&endpoint.spec.options)?;
+        let failed = |(file, value): (String, &str)| {
+            let error = std::fs::write(&file, value).err()?;
+            Some(format!("cannot write {value:?} to {file}: {error}"))
+        };
+        if asked.files(name).next().is_none() {
+            return Ok(());
+        }
+        let failed = netns::enter_with(self.netns.as_fd(), || Ok(asked.files(name).find_map(failed)))?;
+        failed.map_or(Ok(()), |why| Err(NetError::Invalid(why)))
     }
 
     /// The lowest free name.
@@ -156,22 +258,31 @@ impl Sandbox {
     }
 
     /// Parameters of an interface in it.
-    fn settle(&self, name: &str, ipv6: bool, asked: &PlaceOptions) -> Result<()> {
+    fn settle(&self, name: &str, ipv6: bool) -> Result<()> {
+        self.set(name, &[("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" }), ("ipv6", "accept_ra", "0")])
+    }
+
+    fn set(&self, name: &str, parameters: &[(&str, &str, &str)]) -> Result<()> {
         netns::enter_with(self.netns.as_fd(), || {
-            for (key, value) in [("disable_ipv6", if ipv6 { "0" } else { "1" }), ("accept_ra", "0")] {
-                match std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{key}"), value) {
+            for (family, key, value) in parameters {
+                match std::fs::write(format!("/proc/sys/net/{family}/conf/{name}/{key}"), value) {
                     // A kernel without IPv6.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     other => other?,
                 }
             }
-            Ok(asked.files(name).find_map(|(file, value)| {
-                let error = std::fs::write(&file, value).err()?;
-                Some(format!("cannot write {value:?} to {file}: {error}"))
-            }))
-        })?
-        .map_or(Ok(()), |why| Err(NetError::Invalid(why)))
+            Ok(())
+        })?;
+        Ok(())
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the kernel tells nobody when an address of a parent is free again"
+)]
+fn wait() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 /// The place by which the world is reached, and ports of the host lead in.
@@ -182,18 +293,13 @@ pub fn way_out<'a>(joined: &[(&'a Network, &'a Endpoint)]) -> Option<(&'a Networ
         .find_map(|ipv6| leading_out(joined, ipv6).first().map(|(network, place, _)| (*network, *place)))
 }
 
-/// Which gateway is the default one.
-fn gateway(joined: &[(&Network, &Endpoint)], ipv6: bool) -> Option<IpAddr> {
-    leading_out(joined, ipv6).first().map(|(_, _, gateway)| *gateway)
-}
-
-/// The places that lead out, the preferred one first.
+/// The places that lead out, the preferred one first: through a gateway, or by the link itself.
 fn leading_out<'a>(
     joined: &[(&'a Network, &'a Endpoint)],
     ipv6: bool,
-) -> Vec<(&'a Network, &'a Endpoint, IpAddr)> {
-    let mut out: Vec<(&Network, &Endpoint, IpAddr)> = Vec::new();
-    for (network, endpoint) in joined.iter().filter(|(network, _)| !network.spec.internal) {
+) -> Vec<(&'a Network, &'a Endpoint, Option<IpAddr>)> {
+    let mut out: Vec<(&Network, &Endpoint, Option<IpAddr>)> = Vec::new();
+    for (network, endpoint) in joined.iter().filter(|(network, _)| network.leads_out()) {
         let of_family =
             |block: &&crate::spec::BlockSpec| block.subnet.is_some_and(|net| net.addr().is_ipv6() == ipv6);
         let has = endpoint.addresses.iter().any(|net| net.addr().is_ipv6() == ipv6);
@@ -204,8 +310,9 @@ fn leading_out<'a>(
             .iter()
             .find(of_family)
             .and_then(|block| block.auxiliary.get(router).copied().or(block.gateway));
-        if let (true, Some(gateway)) = (has, gateway) {
-            out.push((network, endpoint, gateway));
+        let by_link = ipvlan::routes_by_link(&network.options());
+        if has && (by_link || gateway.is_some()) {
+            out.push((network, endpoint, gateway.filter(|_| !by_link)));
         }
     }
     out.sort_by(|a, b| {

@@ -6,6 +6,7 @@
 
 pub mod hostile;
 pub mod image;
+pub mod plugin;
 pub mod registry;
 
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod firewall;
+mod vlans;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use havre_base::ContainerId;
-use havre_net::bridge;
+use havre_net::drivers::{self, bridge, parent};
 use havre_net::networks::{Endpoint, EndpointSpec, Network, Networks};
 use havre_net::pools::{Pool, Pools};
 use havre_net::sandbox::{Sandbox, outer_name};
@@ -69,8 +70,15 @@ impl Host {
         let mut joined = Vec::new();
         for spec in networks {
             let (network, endpoint) = self.networks.join(&id, name, spec.clone()).unwrap();
-            let bridge = bridge::ensure(&mut self.route, &network).unwrap();
-            sandbox.plug(&mut self.route, bridge, &network, &endpoint).unwrap();
+            if network.spec.driver == Driver::Bridge {
+                let bridge = bridge::ensure(&mut self.route, &network).unwrap();
+                sandbox.plug(&mut self.route, bridge, &network, &endpoint).unwrap();
+            } else {
+                let on = parent::ensure(&mut self.route, &network).unwrap();
+                let kind = parent::kind(&network, on);
+                let name = sandbox.plug_on(&mut self.route, &kind, &network, &endpoint).unwrap();
+                sandbox.bring_up(&name, &network, &endpoint).unwrap();
+            }
             joined.push((network, endpoint));
         }
         let all: Vec<(&Network, &Endpoint)> =
@@ -186,7 +194,7 @@ fn n15_devices_of_others_are_neither_used_nor_removed() {
         let end = End { name: "stranger", ..End::default() };
         host.route.change(|changes| changes.create_link(&end, &Kind::Bridge(Bridge::default()))).unwrap();
         host.networks.remove("front").unwrap();
-        bridge::sweep(&mut host.route, &host.networks.list()).unwrap();
+        drivers::sweep(&mut host.route, &host.networks.list()).unwrap();
         assert!(host.route.link(back.bridge.as_str()).is_err());
         assert!(host.route.link("stranger").is_ok() && host.route.link("other").is_ok());
     });
@@ -222,8 +230,8 @@ fn the_way_out_is_that_of_the_first_network_unless_priorities_say_otherwise() {
         assert!(out(&within).is_empty(), "an internal network leads nowhere");
         // A network that is left is no way any more.
         let (mut moved, joined_both) = host.container("moved", &[asks("a"), asks("b")]);
-        moved.unplug("eth0").unwrap();
-        moved.unplug("eth0").unwrap();
+        moved.unplug(&joined_both[0].1).unwrap();
+        moved.unplug(&joined_both[0].1).unwrap();
         let left: Vec<(&Network, &Endpoint)> =
             joined_both.iter().skip(1).map(|(network, endpoint)| (network, endpoint)).collect();
         moved.lead_out(&left).unwrap();
@@ -279,6 +287,50 @@ fn what_could_not_be_joined_leaves_no_place() {
             assert!(std::time::Instant::now() < end, "{:?}", host.route.links());
             std::thread::yield_now();
         }
+    });
+}
+
+#[test]
+fn whoever_gets_an_address_does_not_share_it_with_who_had_it() {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use havre_net::fabric::{Fabric, FabricSpec};
+    on_a_host(|_| {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
+        let pool = Pool::new("198.18.0.0/15", 24).unwrap();
+        let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
+        let spec_of = FabricSpec { table: Some("havre-test".into()), mark: folder.path().join("forwarding") };
+        let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
+        let serve = |text: &'static str| {
+            let id = ContainerId::random();
+            let connected = fabric.connect(&id, text, &[asks("bridge")], &[]).unwrap();
+            let at = connected.endpoints[0].addresses[0].addr();
+            let listener =
+                netns::enter_with(connected.namespace.as_fd(), || TcpListener::bind((at, 80))).unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    stream.unwrap().write_all(text.as_bytes()).unwrap();
+                }
+            });
+            (id, at, connected)
+        };
+        let said = |at| {
+            let mut stream = std::net::TcpStream::connect((at, 80)).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        };
+        let (first, at, _its_namespace_stays) = serve("first");
+        assert_eq!(said(at), "first");
+        fabric.disconnect(&first);
+        let (second, same, _connected) = serve("second");
+        assert_eq!(at, same);
+        for _ in 0..20 {
+            assert_eq!(said(at), "second");
+        }
+        fabric.disconnect(&second);
     });
 }
 

@@ -10,8 +10,11 @@ use crate::error::Refusal;
 const ENABLE_IPV4: &str = "com.docker.network.enable_ipv4";
 const ENABLE_IPV6: &str = "com.docker.network.enable_ipv6";
 
-/// `02:42:ac:11:00:02`.
+/// `02:42:ac:11:00:02`; nothing where it is the parent's of the network.
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
+    if mac == [0; 6] {
+        return String::new();
+    }
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

@@ -108,7 +108,7 @@ fn joined(view: &View, endpoint: &Endpoint, network: &Network) -> EndpointSettin
             })
         });
         // Nothing leads out of an internal network.
-        let found = own.and_then(|block| block.gateway).filter(|_| !network.spec.internal);
+        let found = own.and_then(|block| block.gateway).filter(|_| network.leads_out());
         found.map(|gateway| gateway.to_string()).unwrap_or_default()
     };
     let text = |ipv6: bool| address(ipv6).map(|net| net.addr().to_string()).unwrap_or_default();

@@ -91,6 +91,12 @@ impl NetlinkError {
         )
     }
 
+    /// Whether an address belongs to another link.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.errno() == Some(Errno::ADDRINUSE)
+    }
+
     /// Whether a transaction of the packet filter was refused because somebody else changed it meanwhile.
     #[must_use]
     pub fn is_overtaken(&self) -> bool {
@@ -110,7 +116,9 @@ impl fmt::Display for NetlinkError {
                 }
             }
             Self::NoDriver { kind } => {
-                write!(f, "this kernel has no {kind} links: load or build its module {kind}")
+                // The one whose module has another name.
+                let module = if *kind == "vlan" { "8021q" } else { kind };
+                write!(f, "this kernel has no {kind} links: load or build its module {module}")
             }
             Self::Absent { what } => write!(f, "there is no {what}"),
             Self::TooLong { what } => write!(f, "cannot {what}: it does not fit into one request"),

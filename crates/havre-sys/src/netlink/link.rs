@@ -108,6 +108,8 @@ pub enum Kind<'a> {
     Vxlan(Vxlan),
     /// A link that leads nowhere.
     Dummy,
+    /// A link to which packets are redirected, to be queued; what is sent on it directly is dropped.
+    Ifb,
 }
 
 impl Kind<'_> {
@@ -122,6 +124,7 @@ impl Kind<'_> {
             Self::Vlan { .. } => "vlan",
             Self::Vxlan(_) => "vxlan",
             Self::Dummy => "dummy",
+            Self::Ifb => "ifb",
         }
     }
 }

@@ -71,7 +71,7 @@ impl Changes {
             }
             writer.nest(libc::IFLA_LINKINFO, |info| {
                 info.text(libc::IFLA_INFO_KIND, kind.name());
-                if !matches!(kind, Kind::Dummy) {
+                if !matches!(kind, Kind::Dummy | Kind::Ifb) {
                     info.nest(libc::IFLA_INFO_DATA, |data| kind.write(data));
                 }
             });
@@ -223,7 +223,7 @@ impl Kind<'_> {
                 data.u16(VLAN_ID, *id);
             }
             Self::Vxlan(vxlan) => write_vxlan(vxlan, data),
-            Self::Dummy => {}
+            Self::Dummy | Self::Ifb => {}
         }
     }
 }

@@ -194,6 +194,7 @@ fn links_upon_others_work_or_say_which_driver_lacks() {
             proxy: false,
         }),
         Kind::Dummy,
+        Kind::Ifb,
     ];
     for kind in kinds {
         let end = End { name: "made", up: false, netns: Some(place.fd()), ..End::default() };

@@ -47,6 +47,7 @@ mod servers;
 mod silent;
 mod teach;
 mod terminal;
+mod vlans;
 mod why;
 mod world;
 
@@ -79,6 +80,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(networks::ALL)
         .chain(names::ALL)
         .chain(connect::ALL)
+        .chain(vlans::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.

@@ -65,9 +65,14 @@ impl Private {
 
     /// Kills the daemon and starts another one in its place, whether or not the first has ended yet.
     pub(crate) fn replace(&mut self, args: &[&str]) {
-        self.signal(rustix::process::Signal::KILL);
         let mut command = Command::new(havre());
         command.args(Self::line(self.folder.path(), args));
+        self.replace_by(command);
+    }
+
+    /// The same with a prepared command.
+    pub(crate) fn replace_by(&mut self, command: Command) {
+        self.signal(rustix::process::Signal::KILL);
         let (child, log) = begin(command);
         self.killed.push(std::mem::replace(&mut self.child, child));
         self.log = log;

@@ -1,29 +1,18 @@
 //! Bridges of the host, one for each network of that driver.
 //!
-//! Invariants: a bridge of ours carries its network's id as its alias, and only such a one is changed or removed;
-//! `ensure` makes good whatever is missing, so that it can be called at any time. Each change is undone by removing the
-//! device: addresses and routes go with it.
+//! Invariant: each change is undone by removing the device: addresses and routes go with it.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use havre_base::NetworkId;
+use havre_sys::netlink::Route;
 use havre_sys::netlink::address::{Address, NO_DAD};
 use havre_sys::netlink::link::{Bridge, End, Kind};
-use havre_sys::netlink::{NetlinkError, Route};
 
+use super::{alias, owner};
 use crate::networks::Network;
 use crate::options::GatewayMode;
-use crate::spec::Driver;
 use crate::{NetError, Result};
-
-/// What devices of ours have as the beginning of their alias.
-const MARK: &str = "havre network ";
-
-/// The alias of a network's bridge.
-fn alias(network: &NetworkId) -> String {
-    format!("{MARK}{network}")
-}
 
 /// The addresses that a network's bridge has, with their prefixes.
 #[must_use]
@@ -60,8 +49,8 @@ pub fn ensure(route: &mut Route, network: &Network) -> Result<u32> {
             network.spec.name
         )));
     }
-    match found.alias.as_deref().and_then(|alias| alias.strip_prefix(MARK)) {
-        Some(other) if other != network.id.as_str() => {
+    match owner(found.alias.as_deref()) {
+        Some(other) if other != network.id => {
             return Err(NetError::Invalid(format!(
                 "the bridge {name} of network {} belongs to network {other}, perhaps of another engine",
                 network.spec.name
@@ -111,12 +100,7 @@ fn settle(bridge: &str, network: &Network) {
 /// Removes the network's bridge; an absent one, or one that is not ours, is left.
 pub fn remove(route: &mut Route, network: &Network) -> Result<()> {
     match route.link(network.bridge.as_str()) {
-        Ok(link) if link.alias.as_deref() == Some(&alias(&network.id)) => {
-            match route.change(|changes| changes.delete_link(link.index)) {
-                Err(error) if error.is_absent() => Ok(()),
-                other => Ok(other?),
-            }
-        }
+        Ok(link) if link.alias.as_deref() == Some(&alias(&network.id)) => super::delete(route, link.index),
         Ok(_) => Ok(()),
         Err(error) if error.is_absent() => Ok(()),
         Err(error) => Err(error.into()),
@@ -127,25 +111,7 @@ pub fn remove(route: &mut Route, network: &Network) -> Result<()> {
 pub fn of_others(route: &mut Route) -> Result<Vec<String>> {
     let foreign = |link: &havre_sys::netlink::link::Link| {
         link.kind.as_deref() == Some("bridge")
-            && !link.alias.as_deref().is_some_and(|alias| alias.starts_with(MARK))
+            && !link.alias.as_deref().is_some_and(|alias| alias.starts_with(super::MARK))
     };
     Ok(route.links()?.into_iter().filter(foreign).map(|link| link.name).collect())
-}
-
-/// Removes bridges of ours whose networks are not there any more.
-pub fn sweep(route: &mut Route, networks: &[Network]) -> Result<()> {
-    let own = |id: &str| {
-        networks.iter().any(|network| network.id.as_str() == id && network.spec.driver == Driver::Bridge)
-    };
-    for link in route.links()? {
-        let of = link.alias.as_deref().and_then(|alias| alias.strip_prefix(MARK));
-        if of.is_some_and(|id| NetworkId::parse(id).is_ok() && !own(id)) {
-            match route.change(|changes| changes.delete_link(link.index)) {
-                Err(NetlinkError::Absent { .. }) | Ok(()) => {}
-                Err(error) if error.is_absent() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(())
 }
