@@ -220,6 +220,7 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
         cdi_folders: config.cdi_folders(),
         fabric: FabricSpec {
             table: config.firewall.then(|| config.own_name()),
+            by_input: config.by_input,
             mark: config.exec_root.join("forwarding"),
         },
         host_gateways: config.networks.host_gateways.clone(),
@@ -233,6 +234,7 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
     let mut tasks = JoinSet::new();
     listeners.serve(&server, &mut tasks);
     tasks.spawn(havre_engine::hygiene::keep_below(Arc::clone(&engine)));
+    tasks.spawn(havre_engine::networking::watch(Arc::clone(&engine)));
     write_pid(&config.pidfile)?;
     let _pidfile = Files(vec![config.pidfile.clone()]);
     say_to_starter("ready");

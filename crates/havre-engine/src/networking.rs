@@ -90,6 +90,11 @@ pub(crate) fn told(events: &Events, action: &str, network: &Network, more: &[(&s
     events.publish("network", action, network.id.as_str(), attributes.collect());
 }
 
+/// Keeps the host's networking as the engine needs it, as long as it is polled.
+pub async fn watch(engine: Arc<Engine>) {
+    havre_net::watch::watch(Arc::clone(&engine.fabric)).await;
+}
+
 /// The database writes with a sync.
 async fn blocking<T: Send + 'static>(
     engine: &Engine,

@@ -11,20 +11,26 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use havre_base::{ContainerId, NetworkId};
+use havre_base::{ContainerId, EndpointId, NetworkId};
 use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
 use crate::drivers::{self, bridge, parent};
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
+use crate::options::GatewayMode;
 use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
+use crate::relay::{self, Relay};
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
 use crate::{NetError, Result};
+
+/// Giving back places takes a millisecond each; an engine that ends waits no longer than this.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
 /// The networks of this host.
 #[derive(Debug)]
@@ -35,10 +41,26 @@ pub struct Fabric {
     /// None where the administrator does it.
     firewall: Option<Firewall>,
     mark: PathBuf,
+    relay: Relay,
+    /// Whether the host's rules for what is its own judge about published ports.
+    by_input: bool,
     /// Held while ports are chosen, so that nobody else chooses the same; where to look for the next one.
     choosing: Mutex<u16>,
+    /// How many containers are giving back their places.
+    leaving: (Mutex<usize>, Condvar),
     /// Whether the default network's addresses on this host are used by others than its containers.
     default_is_used: AtomicBool,
+}
+
+/// A container is giving back its places, for as long as this is held.
+#[derive(Debug)]
+pub struct Leaving(Arc<Fabric>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        *self.0.lock_leaving() -= 1;
+        self.0.leaving.1.notify_all();
+    }
 }
 
 /// What the administrator decided.
@@ -46,6 +68,8 @@ pub struct Fabric {
 pub struct FabricSpec {
     /// The name of the packet filter's table; without one nothing is filtered, translated or published.
     pub table: Option<String>,
+    /// Published ports are what the host's rules for its own input say, as if programs of the host had them.
+    pub by_input: bool,
     /// Beside this file, with the family's number behind its name, is one while forwarding is on because of us.
     pub mark: PathBuf,
 }
@@ -129,10 +153,12 @@ impl Fabric {
         let host = Mutex::new(Route::open()?);
         let firewall = match &spec.table {
             None => None,
-            Some(name) => Some(Firewall::open(name)?),
+            Some(name) => Some(Firewall::open(name, spec.by_input)?),
         };
+        let (relay, by_input) = (Relay::default(), spec.by_input);
         let (mark, choosing) = (spec.mark.clone(), Mutex::new(first_port(spec)));
-        Ok(Self { networks, host, firewall, mark, choosing, default_is_used: AtomicBool::new(false) })
+        let (default_is_used, leaving) = (AtomicBool::new(false), (Mutex::new(0), Condvar::new()));
+        Ok(Self { networks, host, firewall, mark, relay, by_input, choosing, leaving, default_is_used })
     }
 
     /// What is recorded.
@@ -188,19 +214,54 @@ impl Fabric {
 
     /// All at once, so that running containers lose nothing.
     fn restore_firewall(&self, all: &[Network]) -> Result<()> {
-        let Some(firewall) = self.firewall.as_ref().filter(|_| !all.is_empty()) else { return Ok(()) };
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        if !all.iter().any(|network| network.spec.driver == Driver::Bridge) {
+            // Left over from an engine that did not come to its end.
+            return firewall.empty();
+        }
         let bridges = all.iter().filter(|network| network.spec.driver == Driver::Bridge);
         let by_id: BTreeMap<&NetworkId, &Network> = bridges.map(|network| (&network.id, network)).collect();
         let places = self.networks.all_endpoints();
         let ports = places
             .iter()
             .filter_map(|place| Some((&place.id, *by_id.get(&place.network)?, place.published.as_slice())));
-        firewall.replace(by_id.values().copied(), ports)
+        firewall.replace(by_id.values().copied(), ports)?;
+        for place in &places {
+            if let Some(network) = by_id.get(&place.network)
+                && let Err(error) = self.open_doors(&place.id, network, &place.published)
+            {
+                tracing::warn!(error = havre_base::chain(&error), "a published port is not reached");
+            }
+        }
+        Ok(())
     }
 
-    /// Writes the firewall's table anew, for when somebody else has changed it.
-    pub fn assert_firewall(&self) -> Result<()> {
-        self.firewall.as_ref().map_or(Ok(()), Firewall::assert)
+    /// What leads where the kernel does not.
+    #[must_use]
+    pub const fn relay(&self) -> &Relay {
+        &self.relay
+    }
+
+    /// Lets the relay lead to these ports of a place, and to no others of it.
+    fn open_doors(&self, place: &EndpointId, network: &Network, ports: &[Publication]) -> Result<()> {
+        let options = network.options();
+        let translated = |port: &&Publication| {
+            let mode = if port.to.is_ipv6() { options.mode6 } else { options.mode4 };
+            mode != GatewayMode::Routed
+        };
+        let ports: Vec<Publication> = ports.iter().filter(translated).copied().collect();
+        self.relay.set(place, &relay::doors(&ports, self.by_input))
+    }
+
+    /// The firewall, unless the administrator does it.
+    #[must_use]
+    pub const fn firewall(&self) -> Option<&Firewall> {
+        self.firewall.as_ref()
+    }
+
+    /// Writes the firewall's table anew, for when somebody else has changed it; false where there is none.
+    pub fn assert_firewall(&self) -> Result<bool> {
+        self.firewall.as_ref().map_or(Ok(false), Firewall::assert)
     }
 
     /// Containers of other networks use the default network's addresses on this host.
@@ -384,11 +445,15 @@ impl Fabric {
         }
         let mut next = self.choosing();
         let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
+        let mut taken = Taken::now(&self.networks.all_endpoints(), asked).besides(self.relay.doors());
         taken.next = *next;
         let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
         *next = taken.next;
-        firewall.publish(&endpoint.id, network, &chosen)?;
+        self.open_doors(&endpoint.id, network, &chosen)?;
+        if let Err(error) = firewall.publish(&endpoint.id, network, &chosen) {
+            self.open_doors(&endpoint.id, network, &[])?;
+            return Err(error);
+        }
         self.networks.set_published(&endpoint.id, chosen);
         Ok(())
     }
@@ -403,7 +468,17 @@ impl Fabric {
         let Some(firewall) = &self.firewall else { return Ok(()) };
         let elements: Vec<_> =
             changes.iter().map(|(place, network, ports)| (&place.id, *network, *ports)).collect();
-        firewall.publish_all(&elements)?;
+        let doors = |changes: &[(&Endpoint, &Network, &[Publication])]| {
+            changes.iter().try_for_each(|(place, network, ports)| self.open_doors(&place.id, network, ports))
+        };
+        if let Err(error) = doors(changes).and_then(|()| firewall.publish_all(&elements)) {
+            let before: Vec<_> = changes
+                .iter()
+                .map(|(place, network, _)| (*place, *network, place.published.as_slice()))
+                .collect();
+            doors(&before)?;
+            return Err(error);
+        }
         for (place, _, ports) in changes {
             self.networks.set_published(&place.id, ports.to_vec());
         }
@@ -415,7 +490,9 @@ impl Fabric {
         for endpoint in self.networks.of_container(container) {
             if let (Some(firewall), Ok(network)) =
                 (&self.firewall, self.networks.find(endpoint.network.as_str()))
-                && let Err(error) = firewall.publish(&endpoint.id, &network, &[])
+                && let Err(error) = firewall
+                    .publish(&endpoint.id, &network, &[])
+                    .and_then(|()| self.open_doors(&endpoint.id, &network, &[]))
             {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
@@ -437,8 +514,21 @@ impl Fabric {
         }
     }
 
+    /// Says that a container's places are about to be given back; `close` waits for it.
+    #[must_use]
+    pub fn leaving(self: &Arc<Self>) -> Leaving {
+        *self.lock_leaving() += 1;
+        Leaving(Arc::clone(self))
+    }
+
+    fn lock_leaving(&self) -> MutexGuard<'_, usize> {
+        self.leaving.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// At the end of the engine: devices that nobody is at go, those of running containers stay.
     pub fn close(&self) {
+        let some = |count: &mut usize| *count > 0;
+        drop(self.leaving.1.wait_timeout_while(self.lock_leaving(), LEAVES_WITHIN, some));
         let mut host = self.host();
         let used = |network: &Network| {
             network.is_predefined()
@@ -461,7 +551,7 @@ impl Fabric {
         }
         drop(host);
         if self.networks.all_endpoints().is_empty()
-            && let Some(firewall) = self.firewall.as_ref().filter(|firewall| firewall.is_used())
+            && let Some(firewall) = &self.firewall
             && let Err(error) = firewall.empty()
         {
             tracing::warn!(error = havre_base::chain(&error), "cannot empty the firewall's table");

@@ -14,23 +14,31 @@
 //! | to 127.0.0.0/8 from a bridge | no |
 //! | neither from nor to a network | where the host forwarded before it had networks of ours; else only from and to bridges that came later |
 //!
-//! Invariant: nothing outside of the table is read or written.
+//! Invariant: nothing outside of the table is written, but for the rules that `coexist` says.
 
+mod coexist;
+mod ears;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use havre_base::{EndpointId, NetworkId};
-use havre_sys::nft::{Batch, Chain, Element, Family, Nft, Table, Value};
+use havre_sys::nft::{Batch, Chain, Element, Family, Nft, Table, TableView, Value};
 use ipnet::IpNet;
 
+use self::ears::Ears;
+pub use self::ears::Heard;
 use self::rules::{CHAINS, SETS, chain, rules};
-use crate::Result;
 use crate::networks::Network;
 use crate::options::GatewayMode;
 use crate::ports::{Protocol, Publication};
+use crate::{NetError, Result};
+
+/// More elements than this are added while nobody listens.
+const HEARD: usize = 32;
 
 /// Elements of a network, by set.
 type Elements = Vec<(&'static str, Element)>;
@@ -40,6 +48,9 @@ struct Wanted {
     /// Bridges of others that were there before forwarding was turned on for us: they may lead out of the machine.
     outer: BTreeSet<String>,
     networks: BTreeMap<NetworkId, Elements>,
+    bridges: BTreeMap<NetworkId, String>,
+    /// Chains of others that drop what they do not know, as they were told.
+    closed: Vec<String>,
     ports: BTreeMap<EndpointId, Elements>,
 }
 
@@ -49,7 +60,11 @@ pub struct Firewall {
     name: String,
     /// Of which families what has nothing to do with us is dropped, because forwarding was turned on for us.
     only_ours: [AtomicBool; 2],
+    by_input: bool,
     state: Mutex<(Nft, Wanted)>,
+    ears: Ears,
+    /// By which the kernel names us when it tells who changed something.
+    writer: u32,
 }
 
 /// What a network puts into which set.
@@ -125,10 +140,35 @@ fn of_ports(network: &Network, ports: &[Publication]) -> Elements {
 }
 
 impl Firewall {
-    /// Works on the calling thread's namespace, in a table of this name.
-    pub fn open(name: &str) -> Result<Self> {
-        let state = Mutex::new((Nft::open()?, Wanted::default()));
-        Ok(Self { name: name.to_owned(), only_ours: Default::default(), state })
+    /// Works on the calling thread's namespace, in a table of this name. `by_input` leaves what comes to published ports from
+    /// elsewhere to the host's rules for what is its own, and to the relay.
+    pub fn open(name: &str, by_input: bool) -> Result<Self> {
+        let nft = Nft::open()?;
+        let (name, writer) = (name.to_owned(), nft.port());
+        let state = Mutex::new((nft, Wanted::default()));
+        Ok(Self { name, only_ours: Default::default(), by_input, state, ears: Ears::default(), writer })
+    }
+
+    /// The table's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Begins to listen to what others do to the packet filter; the descriptor is readable when there is something.
+    pub fn listen(&self) -> Result<OwnedFd> {
+        self.ears.open()
+    }
+
+    /// Ends when [`Firewall::heard`] has something to say that cannot be read.
+    pub async fn look(&self) {
+        self.ears.look().await;
+    }
+
+    /// What others did since this was asked last.
+    pub fn heard(&self) -> Result<Heard> {
+        let ours = |name: &str| CHAINS.contains(&name) || SETS.iter().any(|set| set.name == name);
+        self.ears.heard(self.writer, &self.name, ours)
     }
 
     /// From the next writing on, packets of this family that are neither from nor to a network are dropped, unless they
@@ -148,16 +188,38 @@ impl Firewall {
         Table { family: Family::Inet, name: &self.name }
     }
 
-    /// Writes the table as it is wanted, whatever has become of it.
-    pub fn assert(&self) -> Result<()> {
+    /// Writes the table as it is wanted, whatever has become of it; false if nothing is wanted.
+    pub fn assert(&self) -> Result<bool> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
-        self.write(nft, wanted)
+        if wanted.networks.is_empty() {
+            return Ok(false);
+        }
+        self.write(nft, wanted).map(|()| true)
     }
 
     fn write(&self, nft: &mut Nft, wanted: &Wanted) -> Result<()> {
-        let table = self.table();
         let mut batch = Batch::new();
+        self.fill(&mut batch, wanted);
+        match self.ears.covered(nft, |nft| Ok(nft.apply(batch)?)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // Something of another kind has the name of something of ours.
+                tracing::warn!(
+                    error = havre_base::chain(&error),
+                    "the firewall's table {} cannot be mended; it is made anew, its chain user too",
+                    self.name
+                );
+                let mut batch = Batch::new();
+                batch.clear_table(self.table());
+                self.fill(&mut batch, wanted);
+                self.ears.covered(nft, |nft| Ok(nft.apply(batch)?))
+            }
+        }
+    }
+
+    fn fill(&self, batch: &mut Batch, wanted: &Wanted) {
+        let table = self.table();
         batch.create_table(
             table,
             Some("networks of havre: written anew whenever it changes, but for the chain user"),
@@ -169,7 +231,8 @@ impl Firewall {
         for set in SETS {
             batch.create_set(table, set).flush_set(table, set.name);
         }
-        for (chain, rule) in rules(self.only_ours.each_ref().map(|one| one.load(Ordering::Relaxed))) {
+        let only_ours = self.only_ours.each_ref().map(|one| one.load(Ordering::Relaxed));
+        for (chain, rule) in rules(only_ours, self.by_input) {
             batch.add_rule(table, chain, &rule);
         }
         let mut by_set: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
@@ -181,7 +244,6 @@ impl Firewall {
         for (set, elements) in &by_set {
             batch.add_elements(table, set, elements);
         }
-        Ok(nft.apply(batch)?)
     }
 
     /// Writes the table for these networks and ports, whatever was wanted before.
@@ -192,18 +254,68 @@ impl Firewall {
     ) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
-        wanted.networks = networks.map(|network| (network.id.clone(), of_network(network))).collect();
+        (wanted.networks, wanted.bridges) = networks
+            .map(|network| {
+                let id = &network.id;
+                ((id.clone(), of_network(network)), (id.clone(), network.bridge.clone()))
+            })
+            .unzip();
         let lead = |(endpoint, network, ports): (&EndpointId, &Network, &[Publication])| {
             (endpoint.clone(), of_ports(network, ports))
         };
         wanted.ports = ports.map(lead).filter(|(_, elements)| !elements.is_empty()).collect();
-        self.write(nft, wanted)
+        self.write(nft, wanted)?;
+        self.settle(nft, wanted);
+        Ok(())
     }
 
-    /// Takes everything out, and the table too unless the administrator has rules in it.
+    /// Does what has to be done in tables of others; for when they changed.
+    pub fn coexist(&self) {
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        self.settle(nft, wanted);
+    }
+
+    fn settle(&self, nft: &mut Nft, wanted: &mut Wanted) {
+        let bridges = wanted.bridges.values().map(String::as_str).collect();
+        match coexist::settle(nft, &self.name, &bridges) {
+            Ok(closed) => {
+                for chain in closed.iter().filter(|chain| !wanted.closed.contains(chain)) {
+                    tracing::warn!(
+                        "the chain {chain} drops what it does not know, so containers reach nobody outside and \
+                         published ports are not reached: let it accept what comes from and goes to bridges of \
+                         containers (docs/firewall.md)"
+                    );
+                }
+                wanted.closed = closed;
+            }
+            Err(error) => {
+                tracing::warn!(error = havre_base::chain(&error), "cannot look at the rules of others");
+            }
+        }
+    }
+
+    /// Takes everything out, and the table too unless the administrator has rules in it. One that is absent stays so.
     pub fn empty(&self) -> Result<()> {
-        let kept = self.state().0.rules(self.table())?.iter().any(|rule| rule.chain == "user");
-        if kept { self.replace(std::iter::empty(), std::iter::empty()) } else { self.remove() }
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        *wanted = Wanted { outer: std::mem::take(&mut wanted.outer), ..Wanted::default() };
+        self.settle(nft, wanted);
+        self.leave(nft, wanted)
+    }
+
+    /// When no network is left.
+    fn leave(&self, nft: &mut Nft, wanted: &Wanted) -> Result<()> {
+        let own = |table: &TableView| table.family == Family::Inet && table.name == self.name;
+        if !nft.tables()?.iter().any(own) {
+            return Ok(());
+        }
+        if nft.rules(self.table())?.iter().any(|rule| rule.chain == "user") {
+            return self.write(nft, wanted);
+        }
+        let mut batch = Batch::new();
+        batch.clear_table(self.table());
+        Ok(nft.apply(batch)?)
     }
 
     /// Adds and removes elements in one transaction; if the table is not what it should be, all of it is written.
@@ -226,10 +338,16 @@ impl Firewall {
         if batch.is_empty() {
             return Ok(());
         }
-        match nft.apply(batch) {
+        let many = add.len() + remove.len() > HEARD;
+        let apply = |nft: &mut Nft| nft.apply(batch).map_err(NetError::from);
+        let done = if many { self.ears.covered(nft, apply) } else { apply(nft) };
+        match done {
             Ok(()) => Ok(()),
             Err(error) => {
-                tracing::debug!(%error, "the firewall's table is not as it was; writing it anew");
+                tracing::debug!(
+                    error = havre_base::chain(&error),
+                    "the firewall's table is not as it was; writing it anew"
+                );
                 self.write(nft, wanted)
             }
         }
@@ -239,12 +357,6 @@ impl Firewall {
     #[must_use]
     pub fn has(&self, network: &NetworkId) -> bool {
         self.state().1.networks.contains_key(network)
-    }
-
-    /// Whether any network is in.
-    #[must_use]
-    pub fn is_used(&self) -> bool {
-        !self.state().1.networks.is_empty()
     }
 
     /// Lets a network in.
@@ -257,14 +369,22 @@ impl Firewall {
             wanted.networks.remove(&network.id);
             return Err(error);
         }
+        wanted.bridges.insert(network.id.clone(), network.bridge.clone());
+        self.settle(nft, wanted);
         Ok(())
     }
 
-    /// Takes a network out; an absent one counts as taken out.
+    /// Takes a network out; an absent one counts as taken out. The table goes with the last one.
     pub fn remove_network(&self, network: &NetworkId) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
         let Some(old) = wanted.networks.remove(network) else { return Ok(()) };
+        wanted.bridges.remove(network);
+        self.settle(nft, wanted);
+        if wanted.networks.is_empty() {
+            wanted.ports.clear();
+            return self.leave(nft, wanted);
+        }
         self.change(nft, wanted, &Elements::new(), &old)
     }
 
@@ -305,8 +425,9 @@ impl Firewall {
     pub fn remove(&self) -> Result<()> {
         let mut state = self.state();
         let mut batch = Batch::new();
-        batch.create_table(self.table(), None).delete_table(self.table());
+        batch.clear_table(self.table());
         state.1 = Wanted::default();
+        coexist::settle(&mut state.0, &self.name, &BTreeSet::new())?;
         Ok(state.0.apply(batch)?)
     }
 }

@@ -18,9 +18,11 @@ pub mod place;
 pub mod pools;
 pub mod ports;
 mod publish;
+pub mod relay;
 pub mod routes;
 pub mod sandbox;
 pub mod spec;
+pub mod watch;
 
 pub use error::NetError;
 

@@ -125,7 +125,7 @@ impl Fabric {
         let prefers = network.options().host_binding;
         let (kept, new) = split(asked, &had);
         // A program of the host may have come to wait at a port that leads here: it stays ours.
-        let mut taken = Taken::now(&others, &[]);
+        let mut taken = Taken::now(&others, &[]).besides(self.relay().doors());
         taken.next = *next;
         let mut chosen = taken.choose(&kept, &addresses, prefers)?;
         taken.look(&new);

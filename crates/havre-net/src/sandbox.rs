@@ -65,7 +65,7 @@ impl Sandbox {
         endpoint: &Endpoint,
     ) -> Result<String> {
         let options = network.options();
-        let name = self.name(&options.prefix, endpoint)?;
+        let name = self.name_for(endpoint, &options.prefix)?;
         let outside = outer_name(endpoint);
         let mtu = (options.mtu > 0).then_some(options.mtu);
         let end = End { name: &outside, mtu, master: Some(bridge), up: true, ..End::default() };
@@ -98,7 +98,7 @@ impl Sandbox {
         endpoint: &Endpoint,
     ) -> Result<String> {
         let options = network.options();
-        let name = self.name(&options.prefix, endpoint)?;
+        let name = self.name_for(endpoint, &options.prefix)?;
         let end = End {
             name: &name,
             mtu: (options.mtu > 0).then_some(options.mtu),
@@ -120,13 +120,12 @@ impl Sandbox {
     /// ended: the kernel takes links of a namespace away behind the end of its last process.
     pub fn bring_up(&mut self, name: &str, network: &Network, endpoint: &Endpoint) -> Result<()> {
         let ipv6 = network.spec.ipv6 || endpoint.spec.link_local.iter().any(IpAddr::is_ipv6);
-        self.settle(name, ipv6)?;
-        self.oblige(name, endpoint)?;
+        self.settle(name, ipv6, &PlaceOptions::parse(&endpoint.spec.options)?)?;
+        let index = self.route.link(name)?.index;
         // Link-local networks have these sizes.
         let link_local = endpoint.spec.link_local.iter().map(|at| (*at, if at.is_ipv6() { 64 } else { 16 }));
-        let own = endpoint.addresses.iter().map(|net| (net.addr(), net.prefix_len()));
-        let all: Vec<(IpAddr, u8)> = own.chain(link_local).collect();
-        let index = self.route.link(name)?.index;
+        let all: Vec<(IpAddr, u8)> =
+            endpoint.addresses.iter().map(|net| (net.addr(), net.prefix_len())).chain(link_local).collect();
         let deadline = Instant::now() + LINGERING;
         let mut there = Vec::new();
         loop {
@@ -162,7 +161,7 @@ impl Sandbox {
         let Some(index) = links.first().map(|link| link.index) else { return Ok(()) };
         let gone = format!("gone{}", endpoint.id.as_str().get(..7).unwrap_or_default());
         match self.route.change(|changes| changes.set_up(index, false).rename(index, &gone)) {
-            // It has just gone.
+            // Its removal was under way.
             Err(error) if error.is_absent() => return Ok(()),
             done => done?,
         }
@@ -222,26 +221,12 @@ impl Sandbox {
         Ok(there.into_iter().find(|one| Some(one.address) == own).map(|one| one.index))
     }
 
-    /// The name that is asked for, or the lowest free one.
-    fn name(&mut self, prefix: &str, endpoint: &Endpoint) -> Result<String> {
+    /// The name that was asked for, or the lowest free one.
+    fn name_for(&mut self, endpoint: &Endpoint, prefix: &str) -> Result<String> {
         match PlaceOptions::parse(&endpoint.spec.options)?.name {
             Some(name) => Ok(name),
             None => self.unused(prefix),
         }
-    }
-
-    /// The settings that are asked for.
-    fn oblige(&self, name: &str, endpoint: &Endpoint) -> Result<()> {
-        let asked = PlaceOptions::parse(&endpoint.spec.options)?;
-        let failed = |(file, value): (String, &str)| {
-            let error = std::fs::write(&file, value).err()?;
-            Some(format!("cannot write {value:?} to {file}: {error}"))
-        };
-        if asked.files(name).next().is_none() {
-            return Ok(());
-        }
-        let failed = netns::enter_with(self.netns.as_fd(), || Ok(asked.files(name).find_map(failed)))?;
-        failed.map_or(Ok(()), |why| Err(NetError::Invalid(why)))
     }
 
     /// The lowest free name.
@@ -258,8 +243,19 @@ impl Sandbox {
     }
 
     /// Parameters of an interface in it.
-    fn settle(&self, name: &str, ipv6: bool) -> Result<()> {
-        self.set(name, &[("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" }), ("ipv6", "accept_ra", "0")])
+    fn settle(&self, name: &str, ipv6: bool, asked: &PlaceOptions) -> Result<()> {
+        let own = [("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" }), ("ipv6", "accept_ra", "0")];
+        self.set(name, &own)?;
+        if asked.files(name).next().is_none() {
+            return Ok(());
+        }
+        let set = || {
+            Ok(asked.files(name).find_map(|(file, value)| {
+                let error = std::fs::write(&file, value).err()?;
+                Some(format!("cannot write {value:?} to {file}: {error}"))
+            }))
+        };
+        netns::enter_with(self.netns.as_fd(), set)?.map_or(Ok(()), |why| Err(NetError::Invalid(why)))
     }
 
     fn set(&self, name: &str, parameters: &[(&str, &str, &str)]) -> Result<()> {

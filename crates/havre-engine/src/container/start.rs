@@ -112,7 +112,11 @@ impl Container {
         if self.fixed.spec.network == NetworkMode::Networks {
             let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
             self.networks_happened("disconnect", &launcher.fabric.networks().of_container(&id));
-            drop(tokio::task::spawn_blocking(move || launcher.disconnected(&id)));
+            let leaving = launcher.fabric.leaving();
+            drop(tokio::task::spawn_blocking(move || {
+                launcher.disconnected(&id);
+                drop(leaving);
+            }));
         }
     }
 

@@ -50,12 +50,13 @@ pub(super) const SETS: &[Set<'static>] = &[
 
 /// All but the administrator's, which is never emptied.
 pub(super) const CHAINS: &[&str] =
-    &["ports", "inward", "others", "guard", "prerouting", "output", "postrouting", "forward"];
+    &["ports", "inward", "others", "guard", "prerouting", "input", "output", "postrouting", "forward"];
 
 pub(super) fn chain(name: &'static str) -> Chain<'static> {
     match name {
         "guard" => Chain::filter(name, Hook::Prerouting, RAW),
         "prerouting" => Chain::nat(name, Hook::Prerouting, DESTINATIONS),
+        "input" => Chain::filter(name, Hook::Input, 0),
         "output" => Chain::nat(name, Hook::Output, DESTINATIONS),
         "postrouting" => Chain::nat(name, Hook::Postrouting, SOURCES),
         "forward" => Chain::filter(name, Hook::Forward, 0),
@@ -63,7 +64,7 @@ pub(super) fn chain(name: &'static str) -> Chain<'static> {
     }
 }
 
-pub(super) fn rules(only_ours: [bool; 2]) -> Vec<(&'static str, Rule)> {
+pub(super) fn rules(only_ours: [bool; 2], by_input: bool) -> Vec<(&'static str, Rule)> {
     use Field::{
         Destination4, Destination6, DestinationPort, InputName, OutputName, Protocol, Source4, Source6,
     };
@@ -91,7 +92,6 @@ pub(super) fn rules(only_ours: [bool; 2]) -> Vec<(&'static str, Rule)> {
         ("ports", rule().ipv4().redirect_by(Family::Ip, &[Protocol, DestinationPort], "ports4", true)),
         ("ports", rule().ipv6().redirect_by(Family::Ip6, &[Protocol, DestinationPort], "ports6", true)),
         ("guard", rule().within(&[InputName], "bridges").to_network(loopback, 8).drop()),
-        ("prerouting", rule().to_this_machine().jump("ports")),
         ("output", rule().to_this_machine().jump("ports")),
         // Answers of a neighbour on the same bridge would not come back this way.
         (
@@ -130,6 +130,19 @@ pub(super) fn rules(only_ours: [bool; 2]) -> Vec<(&'static str, Rule)> {
         ("inward", rule().ipv6().within(&[Destination6], "unprotected6").accept()),
         ("inward", rule().drop()),
     ];
+    if by_input {
+        // What comes from elsewhere is for this machine, and judged as such; the chain `user` is asked here too.
+        for (family, fields, map) in [
+            (rule().ipv4(), &[Protocol, DestinationPort][..], "ports4"),
+            (rule().ipv6(), &[Protocol, DestinationPort], "ports6"),
+            (rule().ipv4(), &[Destination4, Protocol, DestinationPort], "ports4_at"),
+            (rule().ipv6(), &[Destination6, Protocol, DestinationPort], "ports6_at"),
+        ] {
+            rules.push(("input", family.known_to(fields, map).jump("user")));
+        }
+    } else {
+        rules.push(("prerouting", rule().to_this_machine().jump("ports")));
+    }
     let bridge = Value::name("bridge");
     let other = |kind, name| rule().is(kind, bridge).not_within(&[name], "outer").verdict(&Verdict::Return);
     rules.extend([

@@ -16,14 +16,14 @@ use havre_sys::nft::{Batch, Chain, Family, Hook, Nft, Rule, Table};
 
 use crate::{Host, asks, inside, on_a_host, spec};
 
-const HOST: &str = "192.0.2.1";
-const NEIGHBOUR: &str = "192.0.2.2";
+pub(crate) const HOST: &str = "192.0.2.1";
+pub(crate) const NEIGHBOUR: &str = "192.0.2.2";
 /// Long enough for what arrives, and all that is waited for what does not.
 const SILENCE: Duration = Duration::from_millis(300);
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A neighbour of the host, with routes to its containers.
-fn neighbour(host: &mut Host) -> Sandbox {
+pub(crate) fn neighbour(host: &mut Host) -> Sandbox {
     let place = Sandbox::create().unwrap();
     let end = End { name: "lan", up: true, ..End::default() };
     let peer = Peer { name: "lan0", netns: Some(place.fd()), ..Peer::default() };
@@ -43,10 +43,10 @@ fn neighbour(host: &mut Host) -> Sandbox {
 }
 
 /// Answers each connection with where it comes from, for as long as it is held.
-struct Server(SocketAddr, Option<std::thread::JoinHandle<()>>, Sandbox);
+pub(crate) struct Server(SocketAddr, Option<std::thread::JoinHandle<()>>, pub(crate) Sandbox);
 
 impl Server {
-    fn start(sandbox: Sandbox, address: IpAddr) -> Self {
+    pub(crate) fn start(sandbox: Sandbox, address: IpAddr) -> Self {
         let listener = inside(&sandbox, || TcpListener::bind((address, 80)).unwrap());
         let at = listener.local_addr().unwrap();
         let serve = std::thread::spawn(move || {
@@ -74,12 +74,12 @@ impl Drop for Server {
 }
 
 /// What a server says to a connection from here.
-fn ask(to: &str, port: u16) -> Option<String> {
+pub(crate) fn ask(to: &str, port: u16) -> Option<String> {
     ask_for(to, port, PATIENCE)
 }
 
 /// The same where nobody is expected to answer.
-fn try_to_ask(to: &str, port: u16) -> Option<String> {
+pub(crate) fn try_to_ask(to: &str, port: u16) -> Option<String> {
     ask_for(to, port, SILENCE)
 }
 
@@ -93,7 +93,7 @@ fn ask_for(to: &str, port: u16, patience: Duration) -> Option<String> {
     Some(text)
 }
 
-fn only4(name: &str) -> NetworkSpec {
+pub(crate) fn only4(name: &str) -> NetworkSpec {
     NetworkSpec { ipv6: false, ..spec(name) }
 }
 
@@ -131,7 +131,7 @@ fn network(host: &mut Host, wall: &Firewall, spec: NetworkSpec) {
 #[test]
 fn a_published_port_is_reached_from_everywhere_and_nothing_else_is() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
+        let wall = Firewall::open("havre-test", false).unwrap();
         wall.close_to_others(false, []);
         let lan = neighbour(host);
         network(host, &wall, only4("front"));
@@ -164,7 +164,7 @@ fn a_published_port_is_reached_from_everywhere_and_nothing_else_is() {
 #[test]
 fn n02_a_packet_to_loopback_from_a_bridge_is_dropped() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
+        let wall = Firewall::open("havre-test", false).unwrap();
         wall.close_to_others(false, []);
         network(host, &wall, only4("front"));
         let (server, _, _) = serve(host, &wall, "web", "front", &[(Some("127.0.0.1"), 9090)]);
@@ -197,7 +197,7 @@ fn n02_a_packet_to_loopback_from_a_bridge_is_dropped() {
 #[test]
 fn networks_are_apart_and_internal_ones_lead_nowhere() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
+        let wall = Firewall::open("havre-test", false).unwrap();
         wall.close_to_others(false, []);
         let lan = neighbour(host);
         for spec in [only4("front"), only4("back"), NetworkSpec { internal: true, ..only4("inner") }] {
@@ -233,7 +233,7 @@ fn networks_are_apart_and_internal_ones_lead_nowhere() {
 #[test]
 fn n15_bridges_of_others_that_come_later_forward_and_the_machine_does_not() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
+        let wall = Firewall::open("havre-test", false).unwrap();
         let lan = neighbour(host);
         // A bridge that leads out of the machine was there before us; two of another engine come later.
         let far = foreign(host, "lan-br", [203, 0, 113]);
@@ -292,7 +292,7 @@ fn foreign(host: &mut Host, name: &str, [a, b, c]: [u8; 3]) -> Sandbox {
 #[test]
 fn n03_what_somebody_flushed_is_written_again_and_the_administrators_rules_stay() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
+        let wall = Firewall::open("havre-test", false).unwrap();
         wall.close_to_others(false, []);
         let lan = neighbour(host);
         network(host, &wall, only4("front"));
@@ -340,7 +340,7 @@ fn n03_what_somebody_flushed_is_written_again_and_the_administrators_rules_stay(
 #[test]
 fn n11_all_ports_at_once_are_one_transaction() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
+        let wall = Firewall::open("havre-test", false).unwrap();
         wall.close_to_others(false, []);
         network(host, &wall, only4("front"));
         let (sandbox, mut joined) = host.container("c", &[asks("front")]);
@@ -367,7 +367,7 @@ fn n11_all_ports_at_once_are_one_transaction() {
 #[test]
 fn containers_that_may_not_talk_to_each_other_do_not() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
+        let wall = Firewall::open("havre-test", false).unwrap();
         wall.close_to_others(false, []);
         let lan = neighbour(host);
         let options = [("com.docker.network.bridge.enable_icc".to_owned(), "false".to_owned())].into();

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod firewall;
+mod host_rules;
 mod vlans;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
@@ -256,7 +258,11 @@ fn what_could_not_be_joined_leaves_no_place() {
         let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
         let pool = Pool::new("198.18.0.0/15", 24).unwrap();
         let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
-        let spec_of = FabricSpec { table: Some("havre-test".into()), mark: folder.path().join("forwarding") };
+        let spec_of = FabricSpec {
+            table: Some("havre-test".into()),
+            by_input: false,
+            mark: folder.path().join("forwarding"),
+        };
         let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
         fabric.restore(&|_| false);
         let devices = |host: &mut Host| host.route.links().unwrap().len();
@@ -301,7 +307,8 @@ fn whoever_gets_an_address_does_not_share_it_with_who_had_it() {
         let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
         let pool = Pool::new("198.18.0.0/15", 24).unwrap();
         let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
-        let spec_of = FabricSpec { table: Some("havre-test".into()), mark: folder.path().join("forwarding") };
+        let mark = folder.path().join("forwarding");
+        let spec_of = FabricSpec { table: Some("havre-test".into()), mark, by_input: false };
         let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
         let serve = |text: &'static str| {
             let id = ContainerId::random();
@@ -348,7 +355,11 @@ fn n14_forwarding_leaves_the_hosts_way_out() {
         let pool = Pool::new("198.18.0.0/15", 24).unwrap();
         let only4 = NetworkSpec { ipv6: false, ..spec("bridge") };
         let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &only4).unwrap());
-        let spec_of = FabricSpec { table: Some("havre-test".into()), mark: folder.path().join("forwarding") };
+        let spec_of = FabricSpec {
+            table: Some("havre-test".into()),
+            by_input: false,
+            mark: folder.path().join("forwarding"),
+        };
         let fabric = Fabric::open(networks, &spec_of).unwrap();
         let read =
             |name: &str| std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap().trim().to_owned();

@@ -48,6 +48,7 @@ impl World {
             let settings = Settings {
                 fabric: havre_net::fabric::FabricSpec {
                     table: None,
+                    by_input: false,
                     mark: PathBuf::from("/nonexistent/mark"),
                 },
                 cgroup_parent: format!("/havre-test/server-{}", std::process::id()),
