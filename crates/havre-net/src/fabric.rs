@@ -497,7 +497,20 @@ impl Fabric {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
             }
+            self.close_port(&endpoint);
             self.networks.leave(&endpoint.id);
+        }
+    }
+
+    /// The kernel takes the links of a namespace away behind the end of its last process, and answers for them until then:
+    /// whoever gets the address next must not share it with them.
+    fn close_port(&self, endpoint: &Endpoint) {
+        let name = sandbox::outer_name(endpoint);
+        match self.host().change(|changes| changes.close_port(name.as_str())) {
+            Err(error) if !error.is_absent() => {
+                tracing::debug!(link = name, %error, "cannot close the bridge port of a container that has ended");
+            }
+            _ => {}
         }
     }
 
