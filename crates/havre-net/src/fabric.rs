@@ -132,7 +132,7 @@ fn keep_learning() -> Result<()> {
 
 /// Places that are given back unless everything went well.
 struct Places<'a> {
-    networks: &'a Networks,
+    fabric: &'a Fabric,
     joined: Vec<(Network, Endpoint)>,
     keep: bool,
 }
@@ -141,7 +141,8 @@ impl Drop for Places<'_> {
     fn drop(&mut self) {
         if !self.keep {
             for (_, endpoint) in &self.joined {
-                self.networks.leave(&endpoint.id);
+                self.fabric.unguard(&endpoint.id);
+                self.fabric.networks.leave(&endpoint.id);
             }
         }
     }
@@ -222,10 +223,8 @@ impl Fabric {
         let bridges = all.iter().filter(|network| network.spec.driver == Driver::Bridge);
         let by_id: BTreeMap<&NetworkId, &Network> = bridges.map(|network| (&network.id, network)).collect();
         let places = self.networks.all_endpoints();
-        let ports = places
-            .iter()
-            .filter_map(|place| Some((&place.id, *by_id.get(&place.network)?, place.published.as_slice())));
-        firewall.replace(by_id.values().copied(), ports)?;
+        let known = places.iter().filter_map(|place| Some((place, *by_id.get(&place.network)?)));
+        firewall.replace(by_id.values().copied(), known)?;
         for place in &places {
             if let Some(network) = by_id.get(&place.network)
                 && let Err(error) = self.open_doors(&place.id, network, &place.published)
@@ -343,7 +342,7 @@ impl Fabric {
     ) -> Result<Connected> {
         // Left over from a run that nobody saw end.
         self.disconnect(container);
-        let mut places = Places { networks: &self.networks, joined: Vec::new(), keep: false };
+        let mut places = Places { fabric: self, joined: Vec::new(), keep: false };
         let mut sandbox = Sandbox::create()?;
         for spec in asked {
             let (network, endpoint) = self.networks.join(container, name, spec.clone())?;
@@ -371,6 +370,10 @@ impl Fabric {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
                     self.lay_bridge(network)?;
+                }
+                // Before there is a link over which something could be said.
+                if let Some(firewall) = &self.firewall {
+                    firewall.guard(network, endpoint)?;
                 }
                 let mut host = self.host();
                 let bridge = bridge::ensure(&mut host, network)?;
@@ -498,6 +501,7 @@ impl Fabric {
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
             }
             self.close_port(&endpoint);
+            self.unguard(&endpoint.id);
             self.networks.leave(&endpoint.id);
         }
     }
@@ -511,6 +515,16 @@ impl Fabric {
                 tracing::debug!(link = name, %error, "cannot close the bridge port of a container that has ended");
             }
             _ => {}
+        }
+    }
+
+    /// Forgets what is true of a place whose link is cut.
+    pub(crate) fn unguard(&self, place: &EndpointId) {
+        if let Some(firewall) = &self.firewall
+            && let Err(error) = firewall.unguard(place)
+        {
+            // It is about a link that is no more.
+            tracing::warn!(error = havre_base::chain(&error), "cannot take back what a container may say");
         }
     }
 

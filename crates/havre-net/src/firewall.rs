@@ -18,6 +18,7 @@
 
 mod coexist;
 mod ears;
+mod guard;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +32,9 @@ use ipnet::IpNet;
 
 use self::ears::Ears;
 pub use self::ears::Heard;
+use self::guard::Guard;
 use self::rules::{CHAINS, SETS, chain, rules};
-use crate::networks::Network;
+use crate::networks::{Endpoint, Network};
 use crate::options::GatewayMode;
 use crate::ports::{Protocol, Publication};
 use crate::{NetError, Result};
@@ -52,6 +54,7 @@ struct Wanted {
     /// Chains of others that drop what they do not know, as they were told.
     closed: Vec<String>,
     ports: BTreeMap<EndpointId, Elements>,
+    guard: Guard,
 }
 
 /// The table.
@@ -139,6 +142,16 @@ fn of_ports(network: &Network, ports: &[Publication]) -> Elements {
     elements
 }
 
+fn by_set<'a>(
+    elements: impl Iterator<Item = &'a (&'static str, Element)>,
+) -> BTreeMap<&'static str, Vec<Element>> {
+    let mut all: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
+    for (set, element) in elements {
+        all.entry(set).or_default().push(element.clone());
+    }
+    all
+}
+
 impl Firewall {
     /// Works on the calling thread's namespace, in a table of this name. `by_input` leaves what comes to published ports from
     /// elsewhere to the host's rules for what is its own, and to the relay.
@@ -167,7 +180,9 @@ impl Firewall {
 
     /// What others did since this was asked last.
     pub fn heard(&self) -> Result<Heard> {
-        let ours = |name: &str| CHAINS.contains(&name) || SETS.iter().any(|set| set.name == name);
+        let ours = |name: &str| {
+            CHAINS.contains(&name) || SETS.iter().any(|set| set.name == name) || guard::is_ours(name)
+        };
         self.ears.heard(self.writer, &self.name, ours)
     }
 
@@ -195,7 +210,9 @@ impl Firewall {
         if wanted.networks.is_empty() {
             return Ok(false);
         }
-        self.write(nft, wanted).map(|()| true)
+        self.write(nft, wanted)?;
+        wanted.guard.write(nft, &self.name)?;
+        Ok(true)
     }
 
     fn write(&self, nft: &mut Nft, wanted: &Wanted) -> Result<()> {
@@ -235,10 +252,7 @@ impl Firewall {
         for (chain, rule) in rules(only_ours, self.by_input) {
             batch.add_rule(table, chain, &rule);
         }
-        let mut by_set: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
-        for (set, element) in wanted.networks.values().chain(wanted.ports.values()).flatten() {
-            by_set.entry(set).or_default().push(element.clone());
-        }
+        let mut by_set = by_set(wanted.networks.values().chain(wanted.ports.values()).flatten());
         let outer = wanted.outer.iter().map(|name| Element::new([Value::name(name)]));
         by_set.entry("outer").or_default().extend(outer);
         for (set, elements) in &by_set {
@@ -250,7 +264,7 @@ impl Firewall {
     pub fn replace<'a>(
         &self,
         networks: impl Iterator<Item = &'a Network>,
-        ports: impl Iterator<Item = (&'a EndpointId, &'a Network, &'a [Publication])>,
+        places: impl Iterator<Item = (&'a Endpoint, &'a Network)> + Clone,
     ) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
@@ -260,13 +274,27 @@ impl Firewall {
                 ((id.clone(), of_network(network)), (id.clone(), network.bridge.clone()))
             })
             .unzip();
-        let lead = |(endpoint, network, ports): (&EndpointId, &Network, &[Publication])| {
-            (endpoint.clone(), of_ports(network, ports))
-        };
-        wanted.ports = ports.map(lead).filter(|(_, elements)| !elements.is_empty()).collect();
+        let lead =
+            |(place, network): (&Endpoint, &Network)| (place.id.clone(), of_ports(network, &place.published));
+        wanted.ports = places.clone().map(lead).filter(|(_, elements)| !elements.is_empty()).collect();
+        wanted.guard.replace(places.map(|(place, network)| (network, place)));
         self.write(nft, wanted)?;
         self.settle(nft, wanted);
-        Ok(())
+        wanted.guard.write(nft, &self.name)
+    }
+
+    /// Lets a container say on its bridge only what is true of its place.
+    pub fn guard(&self, network: &Network, place: &Endpoint) -> Result<()> {
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        wanted.guard.add(nft, &self.name, network, place)
+    }
+
+    /// Forgets what is true of a place.
+    pub fn unguard(&self, place: &EndpointId) -> Result<()> {
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        wanted.guard.remove(nft, &self.name, place)
     }
 
     /// Does what has to be done in tables of others; for when they changed.
@@ -301,6 +329,7 @@ impl Firewall {
         let (nft, wanted) = &mut *state;
         *wanted = Wanted { outer: std::mem::take(&mut wanted.outer), ..Wanted::default() };
         self.settle(nft, wanted);
+        wanted.guard.clear(nft, &self.name)?;
         self.leave(nft, wanted)
     }
 
@@ -322,17 +351,10 @@ impl Firewall {
     fn change(&self, nft: &mut Nft, wanted: &Wanted, add: &Elements, remove: &Elements) -> Result<()> {
         let table = self.table();
         let mut batch = Batch::new();
-        let by_set = |elements: &Elements| {
-            let mut all: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
-            for (set, element) in elements {
-                all.entry(set).or_default().push(element.clone());
-            }
-            all
-        };
-        for (set, elements) in by_set(remove) {
+        for (set, elements) in by_set(remove.iter()) {
             batch.delete_elements(table, set, &elements);
         }
-        for (set, elements) in by_set(add) {
+        for (set, elements) in by_set(add.iter()) {
             batch.add_elements(table, set, &elements);
         }
         if batch.is_empty() {
@@ -383,6 +405,7 @@ impl Firewall {
         self.settle(nft, wanted);
         if wanted.networks.is_empty() {
             wanted.ports.clear();
+            wanted.guard.clear(nft, &self.name)?;
             return self.leave(nft, wanted);
         }
         self.change(nft, wanted, &Elements::new(), &old)
@@ -426,6 +449,8 @@ impl Firewall {
         let mut state = self.state();
         let mut batch = Batch::new();
         batch.clear_table(self.table());
+        let (nft, wanted) = &mut *state;
+        wanted.guard.clear(nft, &self.name)?;
         state.1 = Wanted::default();
         coexist::settle(&mut state.0, &self.name, &BTreeSet::new())?;
         Ok(state.0.apply(batch)?)

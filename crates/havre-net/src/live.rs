@@ -58,6 +58,7 @@ impl Fabric {
         }
         let mut sandbox = netns.map(Sandbox::of).transpose()?;
         self.cut(&place)?;
+        self.unguard(&place.id);
         if let Some(sandbox) = &mut sandbox {
             sandbox.unplug(&place)?;
         }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::addresses::Block;
-use crate::options::{GatewayMode, Options};
+use crate::options::{GUARD, GatewayMode, Options, guard};
 use crate::pools::{Pools, overlap};
 use crate::ports::Publication;
 use crate::spec::{BlockSpec, Driver, NetworkSpec};
@@ -46,6 +46,13 @@ impl Network {
     #[must_use]
     pub fn options(&self) -> Options {
         Options::parse(&self.spec.driver, &self.spec.options).map(|(options, _)| options).unwrap_or_default()
+    }
+
+    /// Whether a container may say on the bridge only what is true of its place.
+    #[must_use]
+    pub fn is_guarded(&self, place: &Endpoint) -> bool {
+        let asked = place.spec.options.get(GUARD).and_then(|value| guard(GUARD, value).ok());
+        self.spec.driver == Driver::Bridge && asked.unwrap_or_else(|| self.options().guard)
     }
 
     /// Whether it is one of those that are always there.
@@ -364,6 +371,9 @@ impl Networks {
             return Err(NetError::Predefined(format!(
                 "endpoint with name {name} already exists in network {network}"
             )));
+        }
+        if let Some(value) = spec.options.get(GUARD) {
+            guard(GUARD, value)?;
         }
         let own_mac = network.spec.driver != Driver::Ipvlan;
         if !own_mac && spec.mac.is_some() {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod firewall;
+mod guard;
 mod host_rules;
 mod vlans;
 mod watch;

@@ -43,6 +43,10 @@ pub enum Field {
     DestinationPort,
     /// Type of an ICMPv6 message.
     Icmp6Type,
+    /// The address that a neighbour's question or advertisement is about.
+    Icmp6Target,
+    /// What follows the header of the link, as `ETH_P_*`; in sets like a port.
+    EtherType,
     /// Hardware address of the sender.
     SourceMac,
     /// Hardware address that an ARP message says its sender has.
@@ -87,6 +91,8 @@ impl Field {
             Self::Source6 => Source::Payload(NETWORK, 8),
             Self::Destination6 => Source::Payload(NETWORK, 24),
             Self::SourcePort | Self::Icmp6Type => Source::Payload(TRANSPORT, 0),
+            Self::Icmp6Target => Source::Payload(TRANSPORT, 8),
+            Self::EtherType => Source::Meta(1),
             Self::DestinationPort => Source::Payload(TRANSPORT, 2),
             Self::SourceMac => Source::Payload(LINK, 6),
             Self::ArpMac => Source::Payload(NETWORK, 8),
@@ -106,8 +112,10 @@ impl Field {
             Self::Mark | Self::ConnectionMark => KeyType::Mark,
             Self::Protocol => KeyType::Protocol,
             Self::Source4 | Self::Destination4 | Self::ArpAddress | Self::OriginalDestination4 => KeyType::V4,
-            Self::Source6 | Self::Destination6 | Self::OriginalDestination6 => KeyType::V6,
-            Self::SourcePort | Self::DestinationPort | Self::OriginalPort => KeyType::Port,
+            Self::Source6 | Self::Destination6 | Self::OriginalDestination6 | Self::Icmp6Target => {
+                KeyType::V6
+            }
+            Self::SourcePort | Self::DestinationPort | Self::OriginalPort | Self::EtherType => KeyType::Port,
             Self::Icmp6Type => KeyType::Icmp6Type,
             Self::SourceMac | Self::ArpMac => KeyType::Mac,
         }
