@@ -5,6 +5,7 @@
 
 mod copies;
 mod images;
+pub(crate) mod names;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -133,6 +134,7 @@ const MEASURES: &[Measure] = &[
     time("df-1000", 5, images::disk_usage),
     time("prune-1000", 1, images::prune),
     memory("memory-per-container", container_memory),
+    rate("dns", "answers/s", 3, names::answers),
 ];
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
