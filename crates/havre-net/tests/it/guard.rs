@@ -159,9 +159,7 @@ fn attacks(fabric: &Fabric, network: &str) -> Vec<&'static str> {
     for (ipv6, name) in [(false, "ipv4"), (true, "ipv6")] {
         let at = victim.udp(victim.address(ipv6), 5001);
         evil.take(third.address(ipv6));
-        evil.route()
-            .change(|changes| changes.delete_neighbour(evil.index(), victim.address(ipv6)))
-            .unwrap();
+        evil.route().change(|changes| changes.delete_neighbour(evil.index(), victim.address(ipv6))).unwrap();
         evil.udp(third.address(ipv6), 0).send_to(b"x", at.local_addr().unwrap()).unwrap();
         if arrives(&at, third.address(ipv6)) {
             succeeded.push(name);
