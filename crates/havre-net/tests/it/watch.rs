@@ -263,6 +263,32 @@ fn n13_flows_of_datagrams_follow_the_port() {
 }
 
 #[test]
+fn a_container_with_an_address_of_one_that_ended_is_reached_at_once() {
+    on_a_host(|_| {
+        let watched = Watched::open(false);
+        watched.fabric.create(only4("front")).unwrap();
+        let mut kept = Vec::new();
+        let own = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..2 {
+            let id = ContainerId::random();
+            let connected = watched.fabric.connect(&id, "c", &[asks("front")], &[]).unwrap();
+            let sandbox = Sandbox::of(connected.namespace).unwrap();
+            let socket = inside(&sandbox, || UdpSocket::bind("198.18.1.2:53")).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            // The kernel brings a port up behind; what is sent before is lost.
+            until("it hears the host", || {
+                own.send_to(b"x", "198.18.1.2:53").unwrap();
+                socket.recv_from(&mut [0; 8]).is_ok()
+            });
+            // It speaks, so that the bridge knows where it is, and its link stays longer than it.
+            socket.send_to(b"x", "198.18.1.1:9").unwrap();
+            kept.push((sandbox, socket));
+            watched.fabric.disconnect(&id);
+        }
+    });
+}
+
+#[test]
 fn n11_many_ports_are_published_while_nobody_listens() {
     on_a_host(|_| {
         let watched = Watched::open(false);
