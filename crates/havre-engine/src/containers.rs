@@ -108,7 +108,7 @@ impl Containers {
         };
         let batch = Batch::new().put(CONTAINERS, id.as_str(), &*fixed).put(STATES, id.as_str(), &now);
         // The name is taken before the record is written, so that two creations cannot both succeed.
-        self.adopt(fixed, now, Origin::Resting, false)?;
+        self.adopt(fixed, now, Origin::Resting)?;
         if let Err(error) = self.launcher.commit(batch).await {
             self.index.remove(&id, &name);
             return Err(error);
@@ -161,20 +161,14 @@ impl Containers {
     }
 
     /// Starts the task of a container.
-    pub(crate) fn adopt(
-        &self,
-        fixed: Arc<Fixed>,
-        now: Changing,
-        origin: Origin,
-        start_now: bool,
-    ) -> Result<(), EngineError> {
+    pub(crate) fn adopt(&self, fixed: Arc<Fixed>, now: Changing, origin: Origin) -> Result<(), EngineError> {
         let (sender, inbox) = mpsc::channel(INBOX);
         let (id, name) = (fixed.id.clone(), now.name.clone());
         let (container, view) = Container::new(Arc::clone(&self.launcher), fixed, now, inbox, origin);
         self.index.insert(&id, &name, Handle { inbox: sender, view })?;
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(container.run(start_now));
+        tasks.spawn(container.run());
         Ok(())
     }
 

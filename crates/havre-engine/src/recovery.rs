@@ -40,6 +40,7 @@ pub(crate) async fn recover(
 ) -> Result<(), EngineError> {
     let mut states: BTreeMap<String, Changing> = db.load(STATES)?.into_iter().collect();
     let mut known = BTreeSet::new();
+    let mut to_start = Vec::new();
     for (key, fixed) in db.load::<Fixed>(CONTAINERS)? {
         let Some(now) = states.remove(&key) else {
             tracing::error!(container = key, "a container without a state is forgotten");
@@ -48,19 +49,23 @@ pub(crate) async fn recover(
         };
         let id = fixed.id.clone();
         known.insert(id.clone());
-        if let Err(error) = recover_one(launcher, containers, fixed, now).await {
-            tracing::error!(container = %id, error = havre_base::chain(&error), "cannot recover a container");
+        match recover_one(launcher, containers, fixed, now).await {
+            Ok(true) => to_start.push(id),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(container = %id, error = havre_base::chain(&error), "cannot recover a container");
+            }
         }
     }
     sweep(launcher, &known);
-    let launcher = Arc::clone(launcher);
+    let there = Arc::clone(launcher);
     let restore = move || {
         let runs = |id: &ContainerId| {
-            launcher.index.find(id.as_str()).is_ok_and(|handle| handle.view.borrow().now.state.is_alive())
+            there.index.find(id.as_str()).is_ok_and(|handle| handle.view.borrow().now.state.is_alive())
         };
-        launcher.fabric.restore(&runs);
+        there.fabric.restore(&runs);
         // Before anybody else can ask for something.
-        for handle in launcher.index.handles() {
+        for handle in there.index.handles() {
             if handle.view.borrow().now.state.is_alive()
                 && handle.inbox.try_send(Command::MendNetworks).is_err()
             {
@@ -68,15 +73,22 @@ pub(crate) async fn recover(
             }
         }
     };
-    tokio::task::spawn_blocking(restore).await.map_err(|_| EngineError::ShuttingDown)
+    tokio::task::spawn_blocking(restore).await.map_err(|_| EngineError::ShuttingDown)?;
+    // Not before: the places of those that do not run yet are taken back.
+    for id in to_start {
+        let inbox = launcher.index.find(id.as_str())?.inbox;
+        inbox.send(Command::Resume).await.unwrap_or(());
+    }
+    Ok(())
 }
 
+/// Returns whether the container is to be started.
 async fn recover_one(
     launcher: &Arc<Launcher>,
     containers: &Containers,
     fixed: Fixed,
     mut now: Changing,
-) -> Result<(), EngineError> {
+) -> Result<bool, EngineError> {
     let fixed = Arc::new(fixed);
     let run_dir = launcher.run_dir(&fixed.id);
     let was_alive = now.state.is_alive();
@@ -135,7 +147,7 @@ async fn recover_one(
             let id = fixed.id.as_str();
             launcher.enqueue(Batch::new().delete(CONTAINERS, id).delete(STATES, id));
             launcher.remove(&fixed.id);
-            return Ok(());
+            return Ok(false);
         }
     }
     let started_before = now.started_at.is_some();
@@ -143,7 +155,8 @@ async fn recover_one(
         && started_before
         && restart::at_daemon_start(fixed.spec.restart, now.stopped_by_user, was_alive);
     launcher.enqueue(Batch::new().put(STATES, fixed.id.as_str(), &now));
-    containers.adopt(fixed, now, origin, start_now)
+    containers.adopt(fixed, now, origin)?;
+    Ok(start_now)
 }
 
 /// The end of a container whose supervisor did not live to tell: it was killed, or the machine went down.

@@ -515,6 +515,7 @@ impl Fabric {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
             }
+            self.close_port(&endpoint);
             self.unguard(&endpoint.id);
             self.networks.leave(&endpoint.id);
             self.stale.mark(&endpoint.published);
@@ -531,6 +532,18 @@ impl Fabric {
         let published: Vec<Publication> =
             self.networks.all_endpoints().into_iter().flat_map(|place| place.published).collect();
         stale::forget(changed, &published, self.by_input)
+    }
+
+    /// The kernel takes the links of a namespace away behind the end of its last process, and answers for them until then:
+    /// whoever gets the address next must not share it with them.
+    fn close_port(&self, endpoint: &Endpoint) {
+        let name = sandbox::outer_name(endpoint);
+        match self.host().change(|changes| changes.close_port(name.as_str())) {
+            Err(error) if !error.is_absent() => {
+                tracing::debug!(link = name, %error, "cannot close the bridge port of a container that has ended");
+            }
+            _ => {}
+        }
     }
 
     /// Forgets what is true of a place whose link is cut.

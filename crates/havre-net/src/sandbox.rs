@@ -15,9 +15,10 @@ use havre_sys::netlink::port::Port;
 use havre_sys::netlink::table::RouteEntry;
 use havre_sys::netns;
 
-use crate::Result;
 use crate::drivers::ipvlan;
 use crate::networks::{Endpoint, Network};
+use crate::place::PlaceOptions;
+use crate::{NetError, Result};
 
 /// How long an address may belong to a link whose namespace is being taken away.
 const LINGERING: Duration = Duration::from_secs(3);
@@ -64,7 +65,7 @@ impl Sandbox {
         endpoint: &Endpoint,
     ) -> Result<String> {
         let options = network.options();
-        let name = self.unused(&options.prefix)?;
+        let name = self.name_for(endpoint, &options.prefix)?;
         let outside = outer_name(endpoint);
         let mtu = (options.mtu > 0).then_some(options.mtu);
         let end = End { name: &outside, mtu, master: Some(bridge), up: true, ..End::default() };
@@ -101,7 +102,7 @@ impl Sandbox {
         endpoint: &Endpoint,
     ) -> Result<String> {
         let options = network.options();
-        let name = self.unused(&options.prefix)?;
+        let name = self.name_for(endpoint, &options.prefix)?;
         let end = End {
             name: &name,
             mtu: (options.mtu > 0).then_some(options.mtu),
@@ -122,15 +123,19 @@ impl Sandbox {
     /// Gives the interface the place's addresses. On a parent of the host they may be those of a container that has just
     /// ended: the kernel takes links of a namespace away behind the end of its last process.
     pub fn bring_up(&mut self, name: &str, network: &Network, endpoint: &Endpoint) -> Result<()> {
-        self.settle(name, network.spec.ipv6)?;
+        let ipv6 = network.spec.ipv6 || endpoint.spec.link_local.iter().any(IpAddr::is_ipv6);
+        self.settle(name, ipv6, &PlaceOptions::parse(&endpoint.spec.options)?)?;
         let index = self.route.link(name)?.index;
+        // Link-local networks have these sizes.
+        let link_local = endpoint.spec.link_local.iter().map(|at| (*at, if at.is_ipv6() { 64 } else { 16 }));
+        let all: Vec<(IpAddr, u8)> =
+            endpoint.addresses.iter().map(|net| (net.addr(), net.prefix_len())).chain(link_local).collect();
         let deadline = Instant::now() + LINGERING;
         let mut there = Vec::new();
         loop {
             let done = self.route.change(|changes| {
-                let missing = endpoint.addresses.iter().filter(|net| !there.contains(&net.addr()));
-                for net in missing {
-                    let mut address = Address::new(index, net.addr(), net.prefix_len());
+                for (at, prefix) in all.iter().filter(|(at, _)| !there.contains(at)) {
+                    let mut address = Address::new(index, *at, *prefix);
                     if address.address.is_ipv6() {
                         // It is nobody else's, and waiting for a proof would cost a second.
                         address.flags = NO_DAD;
@@ -220,6 +225,14 @@ impl Sandbox {
         Ok(there.into_iter().find(|one| Some(one.address) == own).map(|one| one.index))
     }
 
+    /// The name that was asked for, or the lowest free one.
+    fn name_for(&mut self, endpoint: &Endpoint, prefix: &str) -> Result<String> {
+        match PlaceOptions::parse(&endpoint.spec.options)?.name {
+            Some(name) => Ok(name),
+            None => self.unused(prefix),
+        }
+    }
+
     /// The lowest free name.
     fn unused(&mut self, prefix: &str) -> Result<String> {
         let taken: Vec<String> = self.route.links()?.into_iter().map(|link| link.name).collect();
@@ -234,8 +247,19 @@ impl Sandbox {
     }
 
     /// Parameters of an interface in it.
-    fn settle(&self, name: &str, ipv6: bool) -> Result<()> {
-        self.set(name, &[("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" }), ("ipv6", "accept_ra", "0")])
+    fn settle(&self, name: &str, ipv6: bool, asked: &PlaceOptions) -> Result<()> {
+        let own = [("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" }), ("ipv6", "accept_ra", "0")];
+        self.set(name, &own)?;
+        if asked.files(name).next().is_none() {
+            return Ok(());
+        }
+        let set = || {
+            Ok(asked.files(name).find_map(|(file, value)| {
+                let error = std::fs::write(&file, value).err()?;
+                Some(format!("cannot write {value:?} to {file}: {error}"))
+            }))
+        };
+        netns::enter_with(self.netns.as_fd(), set)?.map_or(Ok(()), |why| Err(NetError::Invalid(why)))
     }
 
     fn set(&self, name: &str, parameters: &[(&str, &str, &str)]) -> Result<()> {

@@ -56,6 +56,7 @@ pub type Attachment = (AttachSpec, OwnedFd);
 
 /// What can be asked of a container.
 pub(crate) enum Command {
+    Resume,
     Start(Reply<()>),
     Stop { signal: Option<i32>, grace: Option<i64>, reply: Reply<()> },
     Restart { signal: Option<i32>, grace: Option<i64>, reply: Reply<()> },
@@ -185,11 +186,7 @@ impl Container {
     }
 
     /// Runs until the container is removed or the engine lets go of it.
-    pub(crate) async fn run(mut self, start_now: bool) {
-        if start_now && let Err(error) = self.start().await {
-            tracing::warn!(container = %self.fixed.id, error = havre_base::chain(&error), "restart failed");
-            self.start_failed(&error);
-        }
+    pub(crate) async fn run(mut self) {
         while !self.removed {
             let timer =
                 [self.kill_at, self.ended_by, self.restart_at, self.leases.until].into_iter().flatten().min();
@@ -216,6 +213,15 @@ impl Container {
         match command {
             Command::Lease { access, reply } => self.lease(access, reply),
             Command::Happened { action, more } => self.happened(action, &more),
+            // As its restart policy says, when the engine begins.
+            Command::Resume => {
+                if !self.now.state.is_alive()
+                    && let Err(error) = self.start().await
+                {
+                    tracing::warn!(container = %self.fixed.id, error = havre_base::chain(&error), "restart failed");
+                    self.start_failed(&error);
+                }
+            }
             Command::Start(reply) => {
                 let result = self.start_by_user().await;
                 answer(reply, result);

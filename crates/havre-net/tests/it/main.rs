@@ -298,6 +298,51 @@ fn what_could_not_be_joined_leaves_no_place() {
 }
 
 #[test]
+fn whoever_gets_an_address_does_not_share_it_with_who_had_it() {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use havre_net::fabric::{Fabric, FabricSpec};
+    on_a_host(|_| {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
+        let pool = Pool::new("198.18.0.0/15", 24).unwrap();
+        let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
+        let mark = folder.path().join("forwarding");
+        let spec_of = FabricSpec { table: Some("havre-test".into()), mark, by_input: false };
+        let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
+        let serve = |text: &'static str| {
+            let id = ContainerId::random();
+            let connected = fabric.connect(&id, text, &[asks("bridge")], &[]).unwrap();
+            let at = connected.endpoints[0].addresses[0].addr();
+            let listener =
+                netns::enter_with(connected.namespace.as_fd(), || TcpListener::bind((at, 80))).unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    stream.unwrap().write_all(text.as_bytes()).unwrap();
+                }
+            });
+            (id, at, connected)
+        };
+        let said = |at| {
+            let mut stream = std::net::TcpStream::connect((at, 80)).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        };
+        let (first, at, _its_namespace_stays) = serve("first");
+        assert_eq!(said(at), "first");
+        fabric.disconnect(&first);
+        let (second, same, _connected) = serve("second");
+        assert_eq!(at, same);
+        for _ in 0..20 {
+            assert_eq!(said(at), "second");
+        }
+        fabric.disconnect(&second);
+    });
+}
+
+#[test]
 fn n14_forwarding_leaves_the_hosts_way_out() {
     use havre_net::fabric::{Fabric, FabricSpec};
     use havre_sys::netlink::link::{End, Kind, Peer};

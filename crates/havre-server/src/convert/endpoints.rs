@@ -12,6 +12,7 @@ use havre_api::network::{EndpointSettings, NetworkingConfig, PortBinding};
 use havre_engine::Containers;
 use havre_engine::spec::NetworkMode;
 use havre_net::networks::EndpointSpec;
+use havre_net::place::PlaceOptions;
 use havre_net::ports::{Port, PublishedPort, numbers_of};
 
 use super::donor_of;
@@ -71,7 +72,11 @@ pub(super) fn networking(
                 "conflicting options: a container with the network mode {mode} cannot be connected to network {name} too"
             )));
         }
-        endpoints.insert(name.clone(), endpoint(&name, settings)?);
+        let asked = endpoint(&name, settings)?;
+        for option in PlaceOptions::parse(&asked.options).map(|options| options.unknown).unwrap_or_default() {
+            warnings.push(format!("network {name}: endpoint option {option} is not known and has no effect"));
+        }
+        endpoints.insert(name, asked);
     }
     if config.network_disabled {
         return Ok(found);
@@ -182,6 +187,9 @@ pub(crate) fn endpoint(name: &str, settings: EndpointSettings) -> Result<Endpoin
             Some(mac) => spec.mac = Some(mac),
             None => faults.push(format!("invalid MAC address: {}", settings.mac_address)),
         }
+    }
+    if let Err(error) = PlaceOptions::parse(&spec.options) {
+        faults.push(error.to_string());
     }
     if faults.is_empty() {
         return Ok(spec);

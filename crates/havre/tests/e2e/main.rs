@@ -14,6 +14,7 @@
 )]
 
 mod api;
+mod asking;
 mod cases;
 mod configured;
 mod confinement;
@@ -33,6 +34,7 @@ mod images;
 mod limits;
 mod live;
 mod manifest;
+mod names;
 mod networks;
 mod private;
 mod reach;
@@ -76,6 +78,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(registry_keys::ALL)
         .chain(manifest::ALL)
         .chain(networks::ALL)
+        .chain(names::ALL)
         .chain(connect::ALL)
         .chain(vlans::ALL)
 }
