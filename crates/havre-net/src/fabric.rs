@@ -5,7 +5,7 @@
 //! the container has ended. What a crash leaves apart, `restore` puts together at the next start.
 //! All of it works in the namespace in which `open` was called. Everything here blocks, for a millisecond or two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -27,6 +27,7 @@ use crate::publish::Taken;
 use crate::relay::{self, Relay};
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{Driver, NetworkSpec};
+use crate::stale::{self, Stale};
 use crate::{NetError, Result};
 
 /// Giving back places takes a millisecond each; an engine that ends waits no longer than this.
@@ -42,6 +43,7 @@ pub struct Fabric {
     firewall: Option<Firewall>,
     mark: PathBuf,
     relay: Relay,
+    stale: Stale,
     /// Whether the host's rules for what is its own judge about published ports.
     by_input: bool,
     /// Held while ports are chosen, so that nobody else chooses the same; where to look for the next one.
@@ -156,10 +158,21 @@ impl Fabric {
             None => None,
             Some(name) => Some(Firewall::open(name, spec.by_input)?),
         };
-        let (relay, by_input) = (Relay::default(), spec.by_input);
+        let (relay, stale, by_input) = (Relay::default(), Stale::default(), spec.by_input);
         let (mark, choosing) = (spec.mark.clone(), Mutex::new(first_port(spec)));
         let (default_is_used, leaving) = (AtomicBool::new(false), (Mutex::new(0), Condvar::new()));
-        Ok(Self { networks, host, firewall, mark, relay, by_input, choosing, leaving, default_is_used })
+        Ok(Self {
+            networks,
+            host,
+            firewall,
+            mark,
+            relay,
+            stale,
+            by_input,
+            choosing,
+            leaving,
+            default_is_used,
+        })
     }
 
     /// What is recorded.
@@ -477,7 +490,8 @@ impl Fabric {
             self.open_doors(&endpoint.id, network, &[])?;
             return Err(error);
         }
-        self.networks.set_published(&endpoint.id, chosen);
+        self.networks.set_published(&endpoint.id, chosen.clone());
+        self.stale.mark(&chosen);
         Ok(())
     }
 
@@ -504,6 +518,7 @@ impl Fabric {
         }
         for (place, _, ports) in changes {
             self.networks.set_published(&place.id, ports.to_vec());
+            self.stale.mark(place.published.iter().chain(*ports));
         }
         Ok(())
     }
@@ -523,7 +538,20 @@ impl Fabric {
             self.close_port(&endpoint);
             self.unguard(&endpoint.id);
             self.networks.leave(&endpoint.id);
+            self.stale.mark(&endpoint.published);
         }
+    }
+
+    /// Ends when the flows of published ports have to be looked at.
+    pub(crate) async fn changed_ports(&self) -> BTreeSet<(u16, bool)> {
+        self.stale.next().await
+    }
+
+    /// Forgets flows that go elsewhere than these ports lead now.
+    pub(crate) fn forget_flows(&self, changed: &BTreeSet<(u16, bool)>) -> Result<usize> {
+        let published: Vec<Publication> =
+            self.networks.all_endpoints().into_iter().flat_map(|place| place.published).collect();
+        stale::forget(changed, &published, self.by_input)
     }
 
     /// The kernel takes the links of a namespace away behind the end of its last process, and answers for them until then:

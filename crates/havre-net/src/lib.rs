@@ -22,6 +22,7 @@ pub mod relay;
 pub mod routes;
 pub mod sandbox;
 pub mod spec;
+pub mod stale;
 pub mod watch;
 
 pub use error::NetError;

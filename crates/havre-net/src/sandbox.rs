@@ -85,6 +85,10 @@ impl Sandbox {
                 .set_alias(outside.as_str(), &alias)
                 .set_port(outside.as_str(), port)
         })?;
+        // The address may have been another container's, whose link the kernel has not taken away yet and the bridge
+        // remembers: without a word of this one nothing would reach it.
+        let port = host.link(outside.as_str())?.index;
+        host.change(|changes| changes.set_behind(port, endpoint.mac))?;
         self.bring_up(&name, network, endpoint)?;
         Ok(name)
     }

@@ -34,7 +34,21 @@ pub async fn watch(fabric: Arc<Fabric>) {
             sleep(REFUSED).await;
         }
     };
-    tokio::join!(filter, fabric.relay().run());
+    tokio::join!(filter, fabric.relay().run(), flows(&fabric));
+}
+
+async fn flows(fabric: &Arc<Fabric>) {
+    loop {
+        let changed = fabric.changed_ports().await;
+        let count = changed.len();
+        match blocking(fabric, move |fabric| fabric.forget_flows(&changed)).await {
+            Ok(flows) => tracing::debug!(ports = count, flows, "forgot flows that went elsewhere"),
+            Err(error) => tracing::warn!(
+                error = havre_base::chain(&error),
+                "datagrams of clients that go on sending may go where their port led before"
+            ),
+        }
+    }
 }
 
 enum Never {}

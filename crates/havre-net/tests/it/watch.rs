@@ -1,14 +1,17 @@
 //! What others do while the engine runs, and what it does about it.
 
+use std::net::UdpSocket;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use havre_base::ContainerId;
 use havre_net::fabric::{Fabric, FabricSpec};
-use havre_net::networks::Networks;
+use havre_net::networks::{EndpointSpec, Networks};
 use havre_net::pools::{Pool, Pools};
 use havre_net::ports::{Port, PublishedPort};
 use havre_net::sandbox::Sandbox;
+use havre_net::spec::{BlockText, NetworkSpec, blocks};
 use havre_store::Db;
 use havre_sys::nft::{Batch, Chain, Family, Hook, Nft, Rule, Table};
 use tokio::sync::oneshot;
@@ -194,6 +197,94 @@ fn an_engine_that_ends_takes_everything_along_while_containers_leave() {
         fabric.remove(&network.spec.name).unwrap();
         assert!(Nft::open().unwrap().tables().unwrap().is_empty());
         assert_eq!(host.route.links().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn n13_flows_of_datagrams_follow_the_port() {
+    on_a_host(|host: &mut Host| {
+        let lan = neighbour(host);
+        let watched = Watched::open(false);
+        let text = BlockText { subnet: "198.18.1.0/24".into(), ..BlockText::default() };
+        let blocks = blocks(&[text]).unwrap();
+        watched.fabric.create(NetworkSpec { blocks, ..only4("front") }).unwrap();
+        let port =
+            PublishedPort { port: Port::range("53/udp").unwrap().0, address: None, host: (5353, 5353) };
+        // Each answers with its address, as long as it is held.
+        let start = |ipv4: &str| {
+            let id = ContainerId::random();
+            let spec = EndpointSpec { ipv4: Some(ipv4.parse().unwrap()), ..asks("front") };
+            let connected = watched.fabric.connect(&id, "c", &[spec], &[port]).unwrap();
+            let sandbox = Sandbox::of(connected.namespace).unwrap();
+            let socket = inside(&sandbox, || UdpSocket::bind((ipv4, 53))).unwrap();
+            let (own, ended) = (socket.try_clone().unwrap(), Arc::new(AtomicBool::new(false)));
+            let stop = Arc::clone(&ended);
+            own.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let address = ipv4.to_owned();
+            let serving = std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok((_, from)) = own.recv_from(&mut [0; 8]) {
+                        own.send_to(address.as_bytes(), from).unwrap();
+                    }
+                }
+            });
+            (id, sandbox, ended, serving)
+        };
+        // One client that goes on sending from the same port, whoever answers; one on the host too.
+        let clients = [
+            (inside(&lan, || UdpSocket::bind((NEIGHBOUR, 4000)).unwrap()), HOST),
+            (UdpSocket::bind((HOST, 4001)).unwrap(), HOST),
+        ];
+        let answered = |(socket, to): &(UdpSocket, &str), by: &str| {
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            until(&format!("{by} answers"), || {
+                let mut buffer = [0; 32];
+                // Refused where nobody listens yet.
+                socket.send_to(b"who", (*to, 5353)).unwrap_or(0);
+                let answer = socket.recv_from(&mut buffer);
+                answer.is_ok_and(|(length, _)| &buffer[..length] == by.as_bytes())
+            });
+        };
+        for (socket, to) in &clients {
+            socket.send_to(b"too early", (*to, 5353)).unwrap();
+        }
+        for address in ["198.18.1.10", "198.18.1.11", "198.18.1.10"] {
+            let (id, sandbox, ended, serving) = start(address);
+            clients.iter().for_each(|client| answered(client, address));
+            watched.fabric.disconnect(&id);
+            ended.store(true, Ordering::Relaxed);
+            serving.join().unwrap();
+            drop(sandbox);
+            for (socket, to) in &clients {
+                socket.send_to(b"nobody", (*to, 5353)).unwrap_or(0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_container_with_an_address_of_one_that_ended_is_reached_at_once() {
+    on_a_host(|_| {
+        let watched = Watched::open(false);
+        watched.fabric.create(only4("front")).unwrap();
+        let mut kept = Vec::new();
+        let own = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..2 {
+            let id = ContainerId::random();
+            let connected = watched.fabric.connect(&id, "c", &[asks("front")], &[]).unwrap();
+            let sandbox = Sandbox::of(connected.namespace).unwrap();
+            let socket = inside(&sandbox, || UdpSocket::bind("198.18.1.2:53")).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            // The kernel brings a port up behind; what is sent before is lost.
+            until("it hears the host", || {
+                own.send_to(b"x", "198.18.1.2:53").unwrap();
+                socket.recv_from(&mut [0; 8]).is_ok()
+            });
+            // It speaks, so that the bridge knows where it is, and its link stays longer than it.
+            socket.send_to(b"x", "198.18.1.1:9").unwrap();
+            kept.push((sandbox, socket));
+            watched.fabric.disconnect(&id);
+        }
     });
 }
 
