@@ -66,6 +66,7 @@ impl Asked {
             options,
             ipam_options: BTreeMap::new(),
             labels: BTreeMap::new(),
+            ..NetworkSpec::default()
         };
         Ok(Self { pools, default })
     }

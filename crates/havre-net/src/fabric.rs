@@ -14,13 +14,14 @@ use havre_base::{ContainerId, NetworkId};
 use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
+use crate::drivers::remote::Plugins;
 use crate::drivers::{self, bridge, parent};
 use crate::firewall::Firewall;
-use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
+use crate::networks::{Endpoint, EndpointSpec, Network, Networks, Prepared};
 use crate::ports::PublishedPort;
 use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox};
-use crate::spec::{Driver, NetworkSpec};
+use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::{NetError, Result};
 
 /// The networks of this host.
@@ -34,6 +35,7 @@ pub struct Fabric {
     mark: PathBuf,
     /// Held while ports are chosen, so that nobody else chooses the same.
     choosing: Mutex<()>,
+    plugins: Plugins,
 }
 
 /// What the administrator decided.
@@ -89,7 +91,7 @@ fn keep_learning() -> Result<()> {
 
 /// Places that are given back unless everything went well.
 struct Places<'a> {
-    networks: &'a Networks,
+    fabric: &'a Fabric,
     joined: Vec<(Network, Endpoint)>,
     keep: bool,
 }
@@ -98,7 +100,7 @@ impl Drop for Places<'_> {
     fn drop(&mut self) {
         if !self.keep {
             for (_, endpoint) in &self.joined {
-                self.networks.leave(&endpoint.id);
+                self.fabric.give_back(endpoint);
             }
         }
     }
@@ -112,7 +114,15 @@ impl Fabric {
             None => None,
             Some(name) => Some(Firewall::open(name)?),
         };
-        Ok(Self { networks, host, firewall, mark: spec.mark.clone(), choosing: Mutex::new(()) })
+        let (mark, choosing, plugins) = (spec.mark.clone(), Mutex::new(()), Plugins::default());
+        Ok(Self { networks, host, firewall, mark, choosing, plugins })
+    }
+
+    /// The same, with plugins that are looked for elsewhere.
+    #[must_use]
+    pub fn with_plugins(mut self, folders: havre_plugin::Folders) -> Self {
+        self.plugins = Plugins::new(folders);
+        self
     }
 
     /// What is recorded.
@@ -129,6 +139,7 @@ impl Fabric {
     /// At start: gives back the places of containers that do not run, makes the devices that are missing and removes
     /// those of networks that are gone. What cannot be made is told, and fails again where it is needed.
     pub fn restore(&self, runs: &dyn Fn(&ContainerId) -> bool) {
+        self.forget(runs);
         self.networks.sweep(runs);
         let mut all = self.networks.list();
         // The default network is made for its first container, so that an engine without one leaves the host as it is.
@@ -144,7 +155,7 @@ impl Fabric {
             let made = match network.spec.driver {
                 Driver::Bridge => self.forward_for(network).and_then(|()| bridge::ensure(&mut host, network)),
                 Driver::Macvlan | Driver::Ipvlan => parent::ensure(&mut host, network),
-                Driver::Host | Driver::Null => continue,
+                Driver::Host | Driver::Null | Driver::Remote(_) => continue,
             };
             if let Err(error) = made {
                 let name = &network.spec.name;
@@ -180,24 +191,62 @@ impl Fabric {
 
     /// Makes a network. Also returns which of its options have no effect.
     pub fn create(&self, spec: NetworkSpec) -> Result<(Network, Vec<String>)> {
-        let (network, warnings) = self.networks.create(spec)?;
+        spec.check()?;
+        let prepared = self.prepare(&spec)?;
+        let made = self.networks.create_prepared(spec.clone(), &prepared);
+        let (network, warnings) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.release_pools(&spec, prepared.blocks.as_deref());
+                return Err(error);
+            }
+        };
         if let Err(error) = self.lay(&network) {
             self.networks.remove(network.id.as_str())?;
+            self.release_pools(&spec, prepared.blocks.as_deref());
             drivers::remove(&mut self.host(), &network, &self.networks.list())?;
             return Err(error);
         }
         Ok((network, warnings))
     }
 
+    /// Asks the plugins of a network before it is made.
+    fn prepare(&self, spec: &NetworkSpec) -> Result<Prepared> {
+        let mut prepared = Prepared::default();
+        if let Driver::Remote(driver) = &spec.driver {
+            prepared.no_gateway = self.plugins.network(driver)?.check(spec)?;
+        }
+        if let Ipam::Remote(name) = &spec.ipam {
+            prepared.blocks = Some(self.plugins.ipam(name)?.pools(spec, prepared.no_gateway)?);
+        }
+        Ok(prepared)
+    }
+
+    fn release_pools(&self, spec: &NetworkSpec, blocks: Option<&[BlockSpec]>) {
+        if let (Ipam::Remote(name), Some(blocks)) = (&spec.ipam, blocks) {
+            match self.plugins.ipam(name) {
+                Ok(ipam) => ipam.release_pools(blocks),
+                Err(error) => {
+                    tracing::warn!(
+                        plugin = name,
+                        error = havre_base::chain(&error),
+                        "subnets are not given back"
+                    );
+                }
+            }
+        }
+    }
+
     /// Makes what is below a network.
     fn lay(&self, network: &Network) -> Result<()> {
-        match network.spec.driver {
+        match &network.spec.driver {
             Driver::Bridge => self.lay_bridge(network),
             Driver::Macvlan | Driver::Ipvlan => {
                 let mut host = self.host();
                 parent::supported(&mut host, network)?;
                 parent::ensure(&mut host, network).map(drop)
             }
+            Driver::Remote(driver) => self.plugins.network(driver)?.create_network(network),
             Driver::Host | Driver::Null => Ok(()),
         }
     }
@@ -222,6 +271,15 @@ impl Fabric {
     /// Removes a network that nobody is in, and its device.
     pub fn remove(&self, name: &str) -> Result<Network> {
         let network = self.networks.remove(name)?;
+        if let Driver::Remote(driver) = &network.spec.driver {
+            let deleted = self.plugins.network(driver).and_then(|plugin| plugin.delete_network(&network));
+            if let Err(error) = deleted {
+                // As with Docker it stays until its plugin removes it.
+                self.networks.put_back(&network)?;
+                return Err(error);
+            }
+        }
+        self.release_pools(&network.spec, Some(&network.blocks));
         if let Some(firewall) = &self.firewall {
             firewall.remove_network(&network.id)?;
         }
@@ -239,12 +297,11 @@ impl Fabric {
     ) -> Result<Connected> {
         // Left over from a run that nobody saw end.
         self.disconnect(container);
-        let mut places = Places { networks: &self.networks, joined: Vec::new(), keep: false };
+        let mut places = Places { fabric: self, joined: Vec::new(), keep: false };
         let mut sandbox = Sandbox::create()?;
         for spec in asked {
-            let (network, endpoint) = self.networks.join(container, name, spec.clone())?;
-            places.joined.push((network, endpoint));
-            if let Some((network, endpoint)) = places.joined.last() {
+            places.joined.push(self.join(container, name, spec)?);
+            if let Some((network, endpoint)) = places.joined.last_mut() {
                 self.plug(&mut sandbox, network, endpoint)?;
             }
         }
@@ -262,8 +319,62 @@ impl Fabric {
         Ok(Connected { namespace: sandbox.into_fd(), endpoints })
     }
 
-    fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
-        match network.spec.driver {
+    /// Takes a place, with addresses of whoever gives them in that network.
+    fn join(&self, container: &ContainerId, name: &str, spec: &EndpointSpec) -> Result<(Network, Endpoint)> {
+        let network = self.networks.find(&spec.network)?;
+        let Ipam::Remote(ipam) = &network.spec.ipam else {
+            return self.networks.join(container, name, spec.clone());
+        };
+        let (ipam, mut spec) = (self.plugins.ipam(ipam)?, spec.clone());
+        let addresses = ipam.addresses(&network, &mut spec)?;
+        let joined = self.networks.join_at(container, name, spec, Some(addresses.clone()));
+        if joined.is_err() {
+            ipam.release_addresses(&network, &addresses);
+        }
+        joined
+    }
+
+    /// Takes a place back, and tells the plugins of its network.
+    fn give_back(&self, endpoint: &Endpoint) {
+        if let Ok(network) = self.networks.find(endpoint.network.as_str()) {
+            let told = |plugin: &str, error: NetError| {
+                tracing::warn!(
+                    plugin,
+                    error = havre_base::chain(&error),
+                    "a plugin is not told of a container's end"
+                );
+            };
+            if let Driver::Remote(driver) = &network.spec.driver {
+                match self.plugins.network(driver) {
+                    Ok(plugin) => plugin.remove_endpoint(&network, endpoint),
+                    Err(error) => told(driver, error),
+                }
+            }
+            if let Ipam::Remote(name) = &network.spec.ipam {
+                match self.plugins.ipam(name) {
+                    Ok(plugin) => plugin.release_addresses(&network, &endpoint.addresses),
+                    Err(error) => told(name, error),
+                }
+            }
+        }
+        self.networks.leave(&endpoint.id);
+    }
+
+    /// Tells plugins of containers that ended while nobody was there.
+    fn forget(&self, runs: &dyn Fn(&ContainerId) -> bool) {
+        let is_remote = |network: &Network| {
+            matches!(network.spec.driver, Driver::Remote(_)) || matches!(network.spec.ipam, Ipam::Remote(_))
+        };
+        for endpoint in self.networks.all_endpoints() {
+            let network = self.networks.find(endpoint.network.as_str());
+            if network.is_ok_and(|network| is_remote(&network)) && !runs(&endpoint.container) {
+                self.give_back(&endpoint);
+            }
+        }
+    }
+
+    fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &mut Endpoint) -> Result<()> {
+        match &network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
                     self.lay_bridge(network)?;
@@ -286,6 +397,13 @@ impl Fabric {
                 drop(host);
                 made.and_then(|name| sandbox.bring_up(&name, network, endpoint))
                     .map_err(|error| self.unplugged(network, endpoint, error))
+            }
+            Driver::Remote(driver) => {
+                let plugin = self.plugins.network(driver)?;
+                // The plugin is asked without the host's lock: it may take its time.
+                plugin.plug(&mut |work| work(&mut self.host()), sandbox, network, endpoint)?;
+                self.networks.amend(endpoint);
+                Ok(())
             }
         }
     }
@@ -331,8 +449,11 @@ impl Fabric {
 
     /// Ports lead to the place by which the container reaches the world.
     fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
-        let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
+        if let Driver::Remote(driver) = &network.spec.driver {
+            return self.plugins.network(driver)?.lead_out(network, endpoint, asked);
+        }
+        let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         if network.spec.driver != Driver::Bridge {
             // As with Docker: the container is reached under its own address.
             let (network, driver) = (&network.spec.name, network.spec.driver.name());
@@ -358,7 +479,7 @@ impl Fabric {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
             }
-            self.networks.leave(&endpoint.id);
+            self.give_back(&endpoint);
         }
     }
 

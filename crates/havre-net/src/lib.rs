@@ -10,6 +10,7 @@ pub mod drivers;
 mod error;
 pub mod fabric;
 pub mod firewall;
+pub mod ipam;
 pub mod listeners;
 pub mod networks;
 pub mod options;

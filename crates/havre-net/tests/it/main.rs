@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod firewall;
+mod plugins;
 mod vlans;
 
 use std::collections::BTreeMap;
@@ -59,6 +60,7 @@ fn spec(name: &str) -> NetworkSpec {
         options: BTreeMap::new(),
         ipam_options: BTreeMap::new(),
         labels: BTreeMap::new(),
+        ..NetworkSpec::default()
     }
 }
 

@@ -31,10 +31,7 @@ pub(crate) fn network_spec(
         ));
     }
     if matches!(request.scope.as_str(), "swarm" | "global") {
-        return Err(Refusal::new(
-            ErrorKind::Unavailable,
-            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
-        ));
+        return Err(Refusal::new(ErrorKind::Unavailable, havre_net::spec::NO_SWARM));
     }
     if !matches!(request.scope.as_str(), "" | "local") {
         return Err(Refusal::invalid(format!("invalid network scope: {}", request.scope)));
@@ -62,11 +59,6 @@ pub(crate) fn network_spec(
     let ipv4 = family(request.enable_ipv4, ENABLE_IPV4, true)?;
     let ipv6 = family(request.enable_ipv6, ENABLE_IPV6, false)?;
     let Ipam { driver: manager, options: ipam_options, config } = request.ipam.unwrap_or_default();
-    match manager.as_str() {
-        "" | "default" => {}
-        "null" => return Err(Refusal::not_yet("networks without addresses (--ipam-driver null)")),
-        other => return Err(Refusal::new(ErrorKind::NotFound, format!("plugin \"{other}\" not found"))),
-    }
     let texts: Vec<BlockText> = config
         .unwrap_or_default()
         .into_iter()
@@ -88,6 +80,7 @@ pub(crate) fn network_spec(
         options,
         ipam_options: ipam_options.unwrap_or_default(),
         labels: request.labels.unwrap_or_default(),
+        ipam: havre_net::spec::Ipam::parse(&manager),
     })
 }
 
@@ -133,12 +126,10 @@ mod tests {
             (r#"{"Name":"host"}"#, 403, "operation is not permitted on predefined host network"),
             (r#"{"Name":"n","Driver":"overlay"}"#, 403, "This node is not a swarm manager"),
             (r#"{"Name":"n","Driver":"host"}"#, 403, "only one instance of \"host\" network is allowed"),
-            (r#"{"Name":"n","Driver":"weave"}"#, 404, "plugin \"weave\" not found"),
             (r#"{"Name":"n","Scope":"swarm"}"#, 503, "This node is not a swarm manager"),
             (r#"{"Name":"n","Ingress":true}"#, 403, "Ingress network can only be global scope network"),
             (r#"{"Name":"n","ConfigOnly":true}"#, 501, "--config-only"),
             (r#"{"Name":"n","ConfigFrom":{"Network":"c"}}"#, 501, "--config-from"),
-            (r#"{"Name":"n","IPAM":{"Driver":"x"}}"#, 404, "plugin \"x\" not found"),
             (
                 r#"{"Name":"n","IPAM":{"Config":[{"Subnet":"x"}]}}"#,
                 400,

@@ -163,7 +163,7 @@ fn summary(network: &Network) -> NetworkSummary {
         enable_ipv4: spec.ipv4,
         enable_ipv6: spec.ipv6,
         ipam: Ipam {
-            driver: "default".into(),
+            driver: spec.ipam.name().into(),
             options: (!network.is_predefined()).then(|| spec.ipam_options.clone()),
             config: (!blocks.is_empty()).then_some(blocks),
         },
@@ -266,6 +266,7 @@ mod tests {
             options: BTreeMap::new(),
             ipam_options: BTreeMap::new(),
             labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            ..NetworkSpec::default()
         };
         let (id, created) = (NetworkId::random(), Timestamp::from_nanos(0));
         Network { id, created, spec, blocks: Vec::new(), bridge: String::new() }
