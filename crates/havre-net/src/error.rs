@@ -20,6 +20,9 @@ pub enum NetError {
     /// There is no such network.
     #[error("network {0} not found")]
     NotFound(String),
+    /// There is no network of this name that is a configuration.
+    #[error("configuration network {0:?} does not exist")]
+    NoConfiguration(String),
     /// A plugin is not there, or did not do what it was asked.
     #[error(transparent)]
     Plugin(#[from] havre_plugin::PluginError),
@@ -125,7 +128,7 @@ impl Classify for NetError {
                 ErrorKind::Forbidden
             }
             Self::Exists(_) => ErrorKind::Conflict,
-            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::NoConfiguration(_) => ErrorKind::NotFound,
             Self::Plugin(error) => error.kind(),
             Self::Ambiguous { .. } => ErrorKind::InvalidParameter,
             Self::NoSubnet | Self::NoAddress { .. } => ErrorKind::Unavailable,

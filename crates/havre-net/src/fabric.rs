@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use havre_base::{ContainerId, NetworkId};
 use havre_sys::netlink::Route;
@@ -23,6 +24,9 @@ use crate::publish::Taken;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::{NetError, Result};
+
+/// How long plugins may keep a start waiting by what they are told of containers that ended before.
+const FORGETTING: Duration = Duration::from_secs(10);
 
 /// The networks of this host.
 #[derive(Debug)]
@@ -100,7 +104,7 @@ impl Drop for Places<'_> {
     fn drop(&mut self) {
         if !self.keep {
             for (_, endpoint) in &self.joined {
-                self.fabric.give_back(endpoint);
+                self.fabric.give_back(endpoint, None);
             }
         }
     }
@@ -191,6 +195,7 @@ impl Fabric {
 
     /// Makes a network. Also returns which of its options have no effect.
     pub fn create(&self, spec: NetworkSpec) -> Result<(Network, Vec<String>)> {
+        let spec = self.networks.configured(spec)?;
         spec.check()?;
         let prepared = self.prepare(&spec)?;
         let made = self.networks.create_prepared(spec.clone(), &prepared);
@@ -334,8 +339,8 @@ impl Fabric {
         joined
     }
 
-    /// Takes a place back, and tells the plugins of its network.
-    fn give_back(&self, endpoint: &Endpoint) {
+    /// Takes a place back, and tells the plugins of its network, of whom each call may take only so long.
+    fn give_back(&self, endpoint: &Endpoint, patience: Option<Duration>) {
         if let Ok(network) = self.networks.find(endpoint.network.as_str()) {
             let told = |plugin: &str, error: NetError| {
                 tracing::warn!(
@@ -346,13 +351,13 @@ impl Fabric {
             };
             if let Driver::Remote(driver) = &network.spec.driver {
                 match self.plugins.network(driver) {
-                    Ok(plugin) => plugin.remove_endpoint(&network, endpoint),
+                    Ok(plugin) => plugin.within(patience).remove_endpoint(&network, endpoint),
                     Err(error) => told(driver, error),
                 }
             }
             if let Ipam::Remote(name) = &network.spec.ipam {
                 match self.plugins.ipam(name) {
-                    Ok(plugin) => plugin.release_addresses(&network, &endpoint.addresses),
+                    Ok(plugin) => plugin.within(patience).release_addresses(&network, &endpoint.addresses),
                     Err(error) => told(name, error),
                 }
             }
@@ -365,11 +370,18 @@ impl Fabric {
         let is_remote = |network: &Network| {
             matches!(network.spec.driver, Driver::Remote(_)) || matches!(network.spec.ipam, Ipam::Remote(_))
         };
+        let deadline = Instant::now() + FORGETTING;
         for endpoint in self.networks.all_endpoints() {
             let network = self.networks.find(endpoint.network.as_str());
-            if network.is_ok_and(|network| is_remote(&network)) && !runs(&endpoint.container) {
-                self.give_back(&endpoint);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !network.is_ok_and(|network| is_remote(&network)) || runs(&endpoint.container) {
+                continue;
             }
+            if left.is_zero() {
+                tracing::warn!(endpoint = %endpoint.id, "plugins are too slow to be told of all containers that ended");
+                break;
+            }
+            self.give_back(&endpoint, Some(left / 4));
         }
     }
 
@@ -479,7 +491,7 @@ impl Fabric {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
             }
-            self.give_back(&endpoint);
+            self.give_back(&endpoint, None);
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use havre_plugin::{Plugin, PluginError};
 use ipnet::IpNet;
@@ -62,6 +63,14 @@ struct Nothing {}
 impl Remote {
     pub(crate) fn new(plugin: Plugin) -> Self {
         Self(plugin)
+    }
+
+    /// The same one, each call of which takes no longer than this.
+    pub(crate) fn within(self, patience: Option<Duration>) -> Self {
+        match patience {
+            Some(patience) => Self(self.0.with_patience(patience)),
+            None => self,
+        }
     }
 
     fn lie(&self, method: &'static str, why: String) -> NetError {

@@ -237,7 +237,17 @@ impl Networks {
             )));
         }
         drivers::check(&spec, &options, state.networks.values())?;
+        state.configuration(&spec)?;
         Ok((self.make(&mut state, spec, prepared)?, warnings))
+    }
+
+    /// What is asked, with the configuration of the network that it names for that.
+    pub fn configured(&self, mut spec: NetworkSpec) -> Result<NetworkSpec> {
+        let from = self.state().configuration(&spec)?.cloned();
+        if let Some(from) = from {
+            spec.configure(&from.spec);
+        }
+        Ok(spec)
     }
 
     fn make(&self, state: &mut State, spec: NetworkSpec, prepared: &Prepared) -> Result<Network> {
@@ -258,6 +268,9 @@ impl Networks {
         had: Option<&Vec<BlockSpec>>,
         prepared: &Prepared,
     ) -> Result<(Vec<BlockSpec>, String)> {
+        if spec.config_only {
+            return Ok((spec.blocks.clone(), String::new()));
+        }
         let (options, _) = Options::parse(&spec.driver, &spec.options)?;
         let mut blocks = prepared.blocks.clone().unwrap_or_default();
         let has_blocks = !matches!(spec.driver, Driver::Host | Driver::Null);
@@ -361,6 +374,11 @@ impl Networks {
                 "{name} is a pre-defined network and cannot be removed"
             )));
         }
+        let takes = |other: &Network| network.spec.config_only && other.spec.config_from == network.spec.name;
+        if state.networks.values().any(takes) {
+            let name = network.spec.name;
+            return Err(NetError::Predefined(format!("configuration network {name:?} is in use")));
+        }
         let inside: Vec<String> = state
             .endpoints
             .values()
@@ -396,6 +414,9 @@ impl Networks {
     ) -> Result<(Network, Endpoint)> {
         let mut state = self.state();
         let network = state.find(&spec.network)?.clone();
+        if network.spec.config_only {
+            return Err(NetError::Predefined("cannot create endpoint on configuration-only network".into()));
+        }
         let already =
             |endpoint: &&Endpoint| endpoint.network == network.id && endpoint.container == *container;
         if state.endpoints.values().any(|endpoint| already(&endpoint)) {
@@ -638,6 +659,18 @@ impl State {
         }
     }
 
+    /// The network whose configuration another one asks for.
+    fn configuration(&self, spec: &NetworkSpec) -> Result<Option<&Network>> {
+        if spec.config_from.is_empty() {
+            return Ok(None);
+        }
+        let found = self
+            .networks
+            .values()
+            .find(|network| network.spec.config_only && network.spec.name == spec.config_from);
+        found.map(Some).ok_or_else(|| NetError::NoConfiguration(spec.config_from.clone()))
+    }
+
     /// What no other network may overlap; with the host's routes where nobody chose.
     fn taken(&self, routes: bool) -> Vec<IpNet> {
         let mut taken: Vec<IpNet> = self.subnets().map(|(net, _)| net).collect();
@@ -659,7 +692,10 @@ impl State {
 
     /// The subnets that this engine gave; what plugins give is in spaces of their own.
     fn subnets(&self) -> impl Iterator<Item = (IpNet, &Network)> {
-        let own = self.networks.values().filter(|network| network.spec.ipam == Ipam::Own);
+        let own = self
+            .networks
+            .values()
+            .filter(|network| network.spec.ipam == Ipam::Own && !network.spec.config_only);
         own.flat_map(|network| network.blocks.iter().filter_map(move |block| Some((block.subnet?, network))))
     }
 }

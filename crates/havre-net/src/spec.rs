@@ -120,6 +120,12 @@ pub struct NetworkSpec {
     /// Who gives the addresses; nothing is this engine itself.
     #[serde(default)]
     pub ipam: Ipam,
+    /// It is nothing but a configuration for others.
+    #[serde(default)]
+    pub config_only: bool,
+    /// The network whose configuration it has; empty where it has its own.
+    #[serde(default)]
+    pub config_from: String,
 }
 
 /// Who gives a network's addresses.
@@ -181,6 +187,10 @@ impl NetworkSpec {
                 });
             }
         }
+        if self.config_only {
+            // Whoever takes it over has a driver, which reads them.
+            return Ok((Options::default(), Vec::new()));
+        }
         let of_kernel = matches!(self.driver, Driver::Bridge | Driver::Macvlan | Driver::Ipvlan);
         if of_kernel && self.ipam == Ipam::Null {
             // As Docker's drivers say of pools that hold everything.
@@ -188,6 +198,18 @@ impl NetworkSpec {
             return Err(NetError::Invalid(format!("ipv{version} pool is empty")));
         }
         Options::parse(&self.driver, &self.options)
+    }
+}
+
+impl NetworkSpec {
+    /// Takes over the configuration of another network.
+    pub(crate) fn configure(&mut self, from: &Self) {
+        (self.ipv4, self.ipv6) = (from.ipv4, from.ipv6);
+        (self.blocks, self.options) = (from.blocks.clone(), from.options.clone());
+        (self.ipam, self.ipam_options) = (from.ipam.clone(), from.ipam_options.clone());
+        for (key, value) in &from.labels {
+            self.labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
 }
 

@@ -192,6 +192,14 @@ fn endpoint_options(endpoint: &Endpoint, ports: &[PublishedPort]) -> Value {
 }
 
 impl Remote {
+    /// The same one, each call of which takes no longer than this.
+    pub(crate) fn within(self, patience: Option<Duration>) -> Self {
+        match patience {
+            Some(patience) => Self(self.0.with_patience(patience)),
+            None => self,
+        }
+    }
+
     fn lie(&self, method: &'static str, why: String) -> NetError {
         NetError::Lie { plugin: self.0.name().to_owned(), method, why }
     }

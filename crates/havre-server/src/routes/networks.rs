@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use havre_api::network::{
-    ConnectRequest, DisconnectRequest, EndpointResource, Ipam, IpamConfig, IpamStatus, NetworkCreateResponse,
-    NetworkPruneResponse, NetworkStatus, NetworkSummary, SubnetStatus,
+    ConfigReference, ConnectRequest, DisconnectRequest, EndpointResource, Ipam, IpamConfig, IpamStatus,
+    NetworkCreateResponse, NetworkPruneResponse, NetworkStatus, NetworkSummary, SubnetStatus,
 };
 use havre_api::{ApiVersion, Filters};
 use havre_base::{Clock as _, ErrorKind, SystemClock};
@@ -169,6 +169,8 @@ fn summary(network: &Network) -> NetworkSummary {
         },
         internal: spec.internal,
         attachable: spec.attachable,
+        config_only: spec.config_only,
+        config_from: ConfigReference { network: spec.config_from.clone() },
         options: Some(options),
         labels: Some(spec.labels.clone()),
         ..NetworkSummary::default()

@@ -33,6 +33,7 @@ mod limits;
 mod live;
 mod manifest;
 mod networks;
+mod plugins;
 mod private;
 mod reach;
 mod registries;
@@ -76,6 +77,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(manifest::ALL)
         .chain(networks::ALL)
         .chain(vlans::ALL)
+        .chain(plugins::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
