@@ -21,6 +21,7 @@ use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks, Prepared};
 use crate::ports::PublishedPort;
 use crate::publish::Taken;
+use crate::rate::{self, Rates};
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::{NetError, Result};
@@ -149,7 +150,9 @@ impl Fabric {
         // The default network is made for its first container, so that an engine without one leaves the host as it is.
         all.retain(|network| !network.is_predefined() || !self.networks.endpoints(&network.id).is_empty());
         let mut host = self.host();
-        if let Err(error) = drivers::sweep(&mut host, &all) {
+        if let Err(error) = rate::sweep(&mut host, &self.networks.all_endpoints())
+            .and_then(|()| drivers::sweep(&mut host, &all))
+        {
             tracing::warn!(
                 error = havre_base::chain(&error),
                 "cannot look for devices of networks that are gone"
@@ -362,6 +365,14 @@ impl Fabric {
                 }
             }
         }
+        if endpoint.rates.out.is_some()
+            && let Err(error) = rate::forget(&mut self.host(), endpoint)
+        {
+            tracing::warn!(
+                error = havre_base::chain(&error),
+                "the link that limited a container's rate is left"
+            );
+        }
         self.networks.leave(&endpoint.id);
     }
 
@@ -457,6 +468,26 @@ impl Fabric {
             "cannot put a link of network {name} on its parent {}: {why}",
             parent::name(network)
         ))
+    }
+
+    /// Limits how fast a container that is joined may receive and send, in each of its networks.
+    pub fn limit(&self, container: &ContainerId, rates: Rates) -> Result<()> {
+        for endpoint in self.networks.of_container(container) {
+            if endpoint.rates == rates {
+                continue;
+            }
+            let network = self.networks.find(endpoint.network.as_str())?;
+            if network.spec.driver != Driver::Bridge {
+                let (name, driver) = (&network.spec.name, network.spec.driver.name());
+                return Err(NetError::Invalid(format!(
+                    "the rate of container {} cannot be limited in network {name}: containers in networks of the driver {driver} have no end at the host, which only bridge networks have",
+                    endpoint.name
+                )));
+            }
+            rate::limit(&mut self.host(), &endpoint, rates)?;
+            self.networks.set_rates(&endpoint.id, rates);
+        }
+        Ok(())
     }
 
     /// Ports lead to the place by which the container reaches the world.

@@ -17,6 +17,7 @@ pub mod options;
 pub mod pools;
 pub mod ports;
 mod publish;
+pub mod rate;
 pub mod routes;
 pub mod sandbox;
 pub mod spec;

@@ -17,6 +17,7 @@ use crate::addresses::Block;
 use crate::options::{GatewayMode, Options};
 use crate::pools::{Pools, overlap};
 use crate::ports::Publication;
+use crate::rate::Rates;
 use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::{NetError, Result, drivers, routes};
 
@@ -107,6 +108,9 @@ pub struct Endpoint {
     /// Which ports of the host lead to it.
     #[serde(default)]
     pub published: Vec<Publication>,
+    /// How fast it may receive and send.
+    #[serde(default)]
+    pub rates: Rates,
     /// How it leads out, where a plugin decides that: through whom, or by the link itself for a family.
     #[serde(default)]
     pub ways: Vec<Way>,
@@ -472,6 +476,7 @@ impl Networks {
             mac,
             spec,
             published: Vec::new(),
+            rates: Rates::default(),
             ways: Vec::new(),
         };
         self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), &endpoint));
@@ -511,6 +516,15 @@ impl Networks {
         self.db.commit(Batch::new().put(NETWORKS, network.id.as_str(), network))?;
         state.insert(network.clone());
         Ok(())
+    }
+
+    /// Records how fast a place may receive and send.
+    pub fn set_rates(&self, endpoint: &EndpointId, rates: Rates) {
+        let mut state = self.state();
+        if let Some(endpoint) = state.endpoints.get_mut(endpoint) {
+            endpoint.rates = rates;
+            self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), endpoint));
+        }
     }
 
     /// Records which ports of the host lead to a place.

@@ -4,7 +4,7 @@ use havre_api::host::Resources;
 
 use crate::App;
 use crate::container::flags::LIMITS;
-use crate::container::{nano_cpus, restart};
+use crate::container::{nano_cpus, rate, restart};
 use crate::failure::{Failure, describe};
 use crate::format::table::harmless;
 use crate::output;
@@ -35,6 +35,7 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
             args.text("blkio-weight")
         ))
     })?;
+    let limited = |flag: &str| rate(flag, args.text(flag)).map_err(Failure::usage);
     let policy = if args.text("restart").is_empty() {
         None
     } else {
@@ -55,6 +56,8 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         memory_reservation: args.bytes("memory-reservation"),
         memory_swap: args.bytes("memory-swap"),
         pids_limit: args.number("pids-limit"),
+        network_rate_in: limited("network-rate-in")?,
+        network_rate_out: limited("network-rate-out")?,
         restart_policy: policy,
         ..Resources::default()
     })

@@ -86,7 +86,14 @@ impl Container {
             (Arc::clone(&self.launcher), Arc::clone(&self.fixed), self.now.name.to_string());
         let join = move || {
             let ports = crate::networking::ports(&fixed);
-            launcher.fabric.connect(&fixed.id, &name, &fixed.spec.endpoints, &ports)
+            let connected = launcher.fabric.connect(&fixed.id, &name, &fixed.spec.endpoints, &ports)?;
+            if !fixed.spec.rates.is_none()
+                && let Err(error) = launcher.fabric.limit(&fixed.id, fixed.spec.rates)
+            {
+                launcher.fabric.disconnect(&fixed.id);
+                return Err(error);
+            }
+            Ok(connected)
         };
         let joined = tokio::task::spawn_blocking(join).await.map_err(|_| EngineError::ShuttingDown)?;
         joined.map(Some).map_err(|error| crate::networking::unconnected(&self.fixed, &self.now.name, error))

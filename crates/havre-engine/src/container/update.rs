@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use havre_net::rate::Rates;
 use havre_oci::runtime::LinuxPids;
 use havre_store::db::Batch;
 
@@ -21,6 +22,8 @@ pub struct Revised {
     pub resources: Resources,
     /// What to do when it ends.
     pub restart: RestartPolicy,
+    /// How fast it may receive and send.
+    pub rates: Rates,
     /// What inspection shows.
     pub asked: serde_json::Value,
 }
@@ -36,7 +39,7 @@ impl Container {
         if self.now.state == State::Removing {
             return Err(refused("Container is marked for removal and cannot be \"update\"."));
         }
-        let Revised { resources, restart, asked } = revise(&self.fixed)?;
+        let Revised { resources, restart, rates, asked } = revise(&self.fixed)?;
         if self.fixed.spec.auto_remove && restart != RestartPolicy::No {
             let why = "Restart policy cannot be updated because AutoRemove is enabled for the container";
             return Err(refused(why));
@@ -53,10 +56,21 @@ impl Container {
         } else {
             None
         };
+        let before = std::mem::replace(&mut fixed.spec.rates, rates);
+        let limited = if before == rates { Ok(()) } else { self.limit(rates).await };
         let key = self.fixed.id.as_str();
         // The state goes along: a policy that is new decides by it after a power loss.
         let batch = Batch::new().put(CONTAINERS, key, &fixed).put(STATES, key, &self.now);
-        if let Err(error) = self.launcher.commit(batch).await {
+        let committed = match limited {
+            Ok(()) => self.launcher.commit(batch).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = committed {
+            if before != rates
+                && let Err(error) = self.limit(before).await
+            {
+                tracing::warn!(container = key, error = havre_base::chain(&error), "a rate is not as it was");
+            }
             if let Some((cgroup, changed)) = &live {
                 cgroup.undo(changed);
             }
@@ -66,5 +80,14 @@ impl Container {
         self.publish();
         self.happened("update", &[]);
         Ok(live.map(|(_, changed)| changed.warnings).unwrap_or_default())
+    }
+    /// Limits how fast it may receive and send, if it runs.
+    async fn limit(&self, rates: Rates) -> Result<(), EngineError> {
+        if !self.now.state.is_alive() {
+            return Ok(());
+        }
+        let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
+        let limit = tokio::task::spawn_blocking(move || launcher.fabric.limit(&id, rates));
+        Ok(limit.await.map_err(|_| EngineError::ShuttingDown)??)
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use havre_net::fabric::{Fabric, FabricSpec};
 use havre_net::ports::{Port, Protocol, PublishedPort};
+use havre_net::rate::Rates;
 use havre_net::spec::Ipam;
 use havre_plugin::Folders;
 use havre_sys::netlink::link::{Bridge, End, Kind, Peer};
@@ -267,4 +268,66 @@ fn lies_of_plugins_are_named_and_leave_nothing() {
         let asked = world.asked("NetworkDriver.CreateEndpoint").len() - created;
         assert!(asked > 0 && world.asked("NetworkDriver.DeleteEndpoint").len() >= asked);
     });
+}
+
+#[test]
+fn rates_are_limited_only_where_the_host_has_an_end() {
+    on_a_host(|host| {
+        let world = world(host);
+        world.fabric.create(remote(Ipam::Own)).unwrap();
+        world.fabric.create(spec("near")).unwrap();
+        world.instead("NetworkDriver.Join", json!({}));
+        let (one, two) = (ContainerId::random(), ContainerId::random());
+        let rates = Rates { into: Some(2_000_000), out: Some(1_000_000) };
+        let _far = world.fabric.connect(&one, "one", &[asks("far")], &[]).unwrap();
+        let error = world.fabric.limit(&one, rates).unwrap_err().to_string();
+        assert!(error.contains("container one") && error.contains("driver scripted"), "{error}");
+        let near = world.fabric.connect(&two, "two", &[asks("near")], &[]).unwrap();
+        if let Err(error) = world.fabric.limit(&two, rates) {
+            assert!(error.to_string().contains("sch_tbf"), "{error}");
+            return havre_testkit::skip(&error.to_string());
+        }
+        let outer = host.route.link(outer_name(&near.endpoints[0]).as_str()).unwrap().index;
+        let bucket = |host: &mut Host, index: u32| {
+            let all = host.route.qdiscs(index).unwrap();
+            all.into_iter().find_map(|qdisc| qdisc.bucket).map(|bucket| bucket.rate)
+        };
+        let queues = |host: &mut Host| {
+            let all = host.route.links().unwrap().into_iter();
+            all.filter(|link| link.name.starts_with("rate")).map(|link| link.index).collect::<Vec<_>>()
+        };
+        let queue = queues(host)[0];
+        assert_eq!((bucket(host, outer), bucket(host, queue)), (Some(2_000_000), Some(1_000_000)));
+        // What goes out and in still arrives.
+        let sandbox = Sandbox::of(near.namespace).unwrap();
+        let gateway = host_address(&world, "near");
+        let (inner, own) =
+            (udp(&sandbox, near.endpoints[0].addresses[0].addr()), UdpSocket::bind((gateway, 0)).unwrap());
+        inner.send_to(b"out", own.local_addr().unwrap()).unwrap();
+        let mut buffer = [0; 8];
+        let (_, from) = own.recv_from(&mut buffer).unwrap();
+        own.send_to(b"in", from).unwrap();
+        assert_eq!(inner.recv(&mut buffer).unwrap(), 2);
+        assert!(host.route.link(queue).unwrap().counters.tx_packets > 0);
+        // Changed, lifted on one side, and gone with the container.
+        world.fabric.limit(&two, Rates { into: None, out: Some(500_000) }).unwrap();
+        assert_eq!((bucket(host, outer), bucket(host, queue)), (None, Some(500_000)));
+        world.fabric.limit(&two, Rates::default()).unwrap();
+        assert!(queues(host).is_empty());
+        world.fabric.limit(&two, rates).unwrap();
+        world.fabric.disconnect(&two);
+        assert!(queues(host).is_empty());
+        // As after a crash in between.
+        let left = End { name: "rateleft", ..End::default() };
+        let alias = format!("havre rate {}", near.endpoints[0].id);
+        host.route
+            .change(|changes| changes.create_link(&left, &Kind::Ifb).set_alias("rateleft", &alias))
+            .unwrap();
+        world.fabric.restore(&|_| true);
+        assert!(queues(host).is_empty());
+    });
+}
+
+fn host_address(world: &World, network: &str) -> IpAddr {
+    world.fabric.networks().find(network).unwrap().blocks[0].gateway.unwrap()
 }

@@ -4,6 +4,7 @@
 
 use havre_api::host::HostConfig;
 use havre_base::ErrorKind;
+use havre_engine::spec::NetworkMode;
 use havre_engine::{EngineError, Fixed, Revised, Revision};
 
 use super::{limits, restart};
@@ -18,6 +19,7 @@ pub(crate) fn revision(wanted: HostConfig) -> Result<Revision, Refusal> {
         (alone.memory_swap, alone.memory_reservation) = (0, 0);
     }
     limits::resources(&alone)?;
+    limits::rates(&alone)?;
     if !wanted.restart_policy.name.is_empty() {
         restart(&wanted)?;
     }
@@ -34,12 +36,16 @@ fn revise(wanted: &HostConfig, fixed: &Fixed) -> Result<Revised, EngineError> {
         .map_err(|why| EngineError::State(format!("Cannot update container {}: {why}", fixed.id)))?;
     let resources = limits::resources(&host).map_err(refused)?;
     let policy = restart(&host).map_err(refused)?;
+    let rates = limits::rates(&host).map_err(refused)?;
+    if !rates.is_none() && fixed.spec.network != NetworkMode::Networks {
+        return Err(EngineError::Invalid(limits::NO_RATE.to_owned()));
+    }
     let mut asked = fixed.asked.clone();
     if let Some(object) = asked.as_object_mut() {
         let value = serde_json::to_value(&host).map_err(|error| EngineError::Invalid(error.to_string()))?;
         object.insert("HostConfig".into(), value);
     }
-    Ok(Revised { resources, restart: policy, asked })
+    Ok(Revised { resources, restart: policy, rates, asked })
 }
 
 fn refused(refusal: Refusal) -> EngineError {
@@ -101,7 +107,9 @@ fn merge(wanted: &HostConfig, host: &mut HostConfig) -> Result<(), &'static str>
         memory_swap,
         memory_reservation,
         memory_swappiness,
-        pids_limit
+        pids_limit,
+        network_rate_in,
+        network_rate_out
     );
     for (new, old) in [
         (&wanted.blkio_device_read_bps, &mut host.blkio_device_read_bps),
@@ -155,6 +163,8 @@ fn refuse_the_rest(wanted: &HostConfig) -> Result<(), Refusal> {
         memory_swappiness: None,
         oom_kill_disable: None,
         pids_limit: None,
+        network_rate_in: None,
+        network_rate_out: None,
         restart_policy: taken.restart_policy.clone(),
         ..wanted.clone()
     };

@@ -35,6 +35,7 @@ mod manifest;
 mod networks;
 mod plugins;
 mod private;
+mod rates;
 mod reach;
 mod registries;
 mod registry;
@@ -102,6 +103,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(fsck::ALL)
         .chain(servers::ALL)
         .chain(drivers::ALL)
+        .chain(rates::ALL)
 }
 
 fn main() -> ExitCode {
