@@ -94,9 +94,11 @@ fn limit_sent(route: &mut Route, endpoint: &Endpoint, outer: u32, rate: u64) -> 
         }
         Err(error) => return Err(error.into()),
     };
-    let done = route
-        .change(|changes| changes.set_limit(queue, bucket))
-        .and_then(|()| if new { redirect(route, outer, queue) } else { Ok(()) });
+    let done = route.change(|changes| changes.set_limit(queue, bucket)).and_then(|()| {
+        // It may be missing where this was interrupted before.
+        let redirected = route.qdiscs(outer)?.iter().any(|qdisc| qdisc.kind == "ingress");
+        if redirected { Ok(()) } else { redirect(route, outer, queue) }
+    });
     done.map_err(|error| {
         if new {
             // Nobody else would remove it before the container ends.
@@ -108,12 +110,17 @@ fn limit_sent(route: &mut Route, endpoint: &Endpoint, outer: u32, rate: u64) -> 
 
 /// By the filter that this kernel has.
 fn redirect(route: &mut Route, outer: u32, queue: u32) -> std::result::Result<(), NetlinkError> {
-    match route.change(|changes| changes.redirect(outer, queue, Filter::Matchall)) {
+    let done = match route.change(|changes| changes.redirect(outer, queue, Filter::Matchall)) {
         Err(error) if error.is_absent() => {
             route.change(|changes| changes.redirect(outer, queue, Filter::U32))
         }
         other => other,
+    };
+    if done.is_err() {
+        // What would hold the filter may be there without it.
+        let _gone = route.change(|changes| changes.stop_redirect(outer));
     }
+    done
 }
 
 fn release_sent(route: &mut Route, endpoint: &Endpoint, outer: u32) -> Result<()> {
