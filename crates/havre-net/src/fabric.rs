@@ -136,6 +136,11 @@ impl Fabric {
         &self.networks
     }
 
+    /// Our table, where there is one.
+    pub(crate) const fn firewall(&self) -> Option<&Firewall> {
+        self.firewall.as_ref()
+    }
+
     fn host(&self) -> MutexGuard<'_, Route> {
         // Requests are whole, and answers that nobody took are skipped by their numbers.
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
@@ -423,8 +428,7 @@ impl Fabric {
             }
             Driver::Remote(driver) => {
                 let plugin = self.plugins.network(driver)?;
-                // The plugin is asked without the host's lock: it may take its time.
-                plugin.plug(&mut |work| work(&mut self.host()), sandbox, network, endpoint)?;
+                plugin.plug(&self.host, sandbox, network, endpoint)?;
                 self.networks.amend(endpoint);
                 Ok(())
             }

@@ -218,7 +218,7 @@ fn of_network(network: &Network) -> Elements {
 }
 
 /// Its number in IP packets.
-const fn number(protocol: Protocol) -> u8 {
+pub(crate) const fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
@@ -272,6 +272,12 @@ impl Firewall {
     fn state(&self) -> MutexGuard<'_, (Nft, Wanted)> {
         // Changed behind each transaction, in one step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of the table.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     fn table(&self) -> Table<'_> {

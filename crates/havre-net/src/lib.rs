@@ -8,6 +8,7 @@ pub mod addresses;
 pub mod dns;
 pub mod drivers;
 mod error;
+pub mod explain;
 pub mod fabric;
 pub mod firewall;
 pub mod ipam;

@@ -19,10 +19,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::owner;
+use crate::firewall::number;
 use crate::ipam;
 use crate::networks::{Endpoint, Network, Way};
 use crate::options::interface;
-use crate::ports::{Protocol, PublishedPort};
+use crate::ports::PublishedPort;
 use crate::sandbox::Sandbox;
 use crate::spec::{NO_SWARM, NetworkSpec};
 use crate::{NetError, Result};
@@ -160,14 +161,6 @@ fn options(spec: &NetworkSpec) -> Value {
     options
 }
 
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
-}
-
 /// The options of a place: those of the user, and which ports of the host shall lead to it.
 fn endpoint_options(endpoint: &Endpoint, ports: &[PublishedPort]) -> Value {
     let mut map: serde_json::Map<String, Value> =
@@ -208,12 +201,12 @@ impl Remote {
     pub(crate) fn check(&self, spec: &NetworkSpec) -> Result<[bool; 2]> {
         const METHOD: &str = "NetworkDriver.GetCapabilities";
         let capabilities: Capabilities = self.0.call(METHOD, &json!({}))?;
-        for scope in [capabilities.scope.as_str(), &capabilities.connectivity_scope] {
-            if !matches!(scope, "local" | "global") && !(scope.is_empty() && !capabilities.scope.is_empty()) {
-                let scope: String = scope.chars().take(64).collect();
-                let why = format!("invalid capability: expecting 'local' or 'global', got {scope:?}");
-                return Err(self.lie(METHOD, why));
-            }
+        let second = Some(&capabilities.connectivity_scope).filter(|scope| !scope.is_empty());
+        let scopes = std::iter::once(&capabilities.scope).chain(second);
+        if let Some(scope) = scopes.into_iter().find(|scope| !matches!(scope.as_str(), "local" | "global")) {
+            let scope: String = scope.chars().take(64).collect();
+            let why = format!("invalid capability: expecting 'local' or 'global', got {scope:?}");
+            return Err(self.lie(METHOD, why));
         }
         if capabilities.scope == "global" {
             let name = self.0.name();
@@ -263,7 +256,7 @@ impl Remote {
     /// Has an interface made, moves it into the sandbox and writes into the place what the plugin decided.
     pub(crate) fn plug(
         &self,
-        host: &mut dyn FnMut(&mut dyn FnMut(&mut Route) -> Result<()>) -> Result<()>,
+        host: &Mutex<Route>,
         sandbox: &mut Sandbox,
         network: &Network,
         endpoint: &mut Endpoint,
@@ -332,7 +325,7 @@ impl Remote {
 
     fn join(
         &self,
-        host: &mut dyn FnMut(&mut dyn FnMut(&mut Route) -> Result<()>) -> Result<()>,
+        host: &Mutex<Route>,
         sandbox: &mut Sandbox,
         network: &Network,
         endpoint: &mut Endpoint,
@@ -375,7 +368,9 @@ impl Remote {
             }
         }
         let inside = sandbox.name_for(&asked.dst_name, &asked.dst_prefix)?;
-        host(&mut |route| {
+        {
+            // Only now: the plugin may take its time.
+            let mut route = host.lock().unwrap_or_else(PoisonError::into_inner);
             let link = match route.link(name.as_str()) {
                 Ok(link) => link,
                 Err(error) if error.is_absent() => {
@@ -388,8 +383,8 @@ impl Remote {
             if name == "lo" || owner(link.alias.as_deref()).is_some() {
                 return Err(self.lie(METHOD, format!("the interface {name}, which is not its own")));
             }
-            sandbox.take(route, link.index, &inside)
-        })?;
+            sandbox.take(&mut route, link.index, &inside)?;
+        }
         if endpoint.mac == [0; 6] {
             endpoint.mac = sandbox.mac_of(&inside)?;
         } else {
