@@ -122,6 +122,9 @@ pub struct Endpoint {
     /// How fast it may receive and send.
     #[serde(default)]
     pub rates: Rates,
+    /// The container has ended, and the kernel's part of that is under way: nobody finds it any more.
+    #[serde(skip)]
+    pub leaving: bool,
     /// How it leads out, where a plugin decides that: through whom, or by the link itself for a family.
     #[serde(default)]
     pub ways: Vec<Way>,
@@ -404,8 +407,12 @@ impl Networks {
     #[must_use]
     pub fn endpoints(&self, network: &NetworkId) -> Vec<Endpoint> {
         let state = self.state();
-        let mut all: Vec<Endpoint> =
-            state.endpoints.values().filter(|endpoint| endpoint.network == *network).cloned().collect();
+        let mut all: Vec<Endpoint> = state
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.network == *network && !endpoint.leaving)
+            .cloned()
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -416,6 +423,16 @@ impl Networks {
         let state = self.state();
         let blocks = state.blocks.get(network).into_iter().flatten();
         blocks.map(|block| (block.subnet(), block.used(), block.left())).collect()
+    }
+
+    /// These places are about to be given back: from now on nobody finds them by their names.
+    pub fn forsake(&self, places: &[Endpoint]) {
+        let mut state = self.state();
+        for place in places {
+            if let Some(endpoint) = state.endpoints.get_mut(&place.id) {
+                endpoint.leaving = true;
+            }
+        }
     }
 
     /// Looks at all of it at once, without copies; changes wait.
@@ -544,6 +561,7 @@ impl Networks {
             published: Vec::new(),
             rates: Rates::default(),
             ways: Vec::new(),
+            leaving: false,
         };
         self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), &endpoint));
         state.endpoints.insert(endpoint.id.clone(), endpoint.clone());

@@ -116,6 +116,7 @@ impl Container {
         if self.fixed.spec.network == NetworkMode::Networks {
             let fabric = Arc::clone(&self.launcher.fabric);
             let places = fabric.networks().of_container(&self.fixed.id);
+            fabric.networks().forsake(&places);
             self.networks_happened("disconnect", &places);
             self.launcher.names.end(&self.fixed.id);
             let leaving = fabric.leaving();

@@ -151,8 +151,10 @@ impl Directory for Names {
                 for name in [Some(name), within].into_iter().flatten() {
                     let hosts = self.self_called(name);
                     let link = linked(own, name);
-                    let others =
-                        recorded.endpoints.values().filter(|endpoint| endpoint.network == network.id);
+                    let others = recorded
+                        .endpoints
+                        .values()
+                        .filter(|endpoint| endpoint.network == network.id && !endpoint.leaving);
                     let called: Vec<&Endpoint> = match link {
                         Some(container) => others.filter(|other| is_meant(other, container)).collect(),
                         None => others.filter(|other| is_called(other, name, &hosts)).collect(),
@@ -171,7 +173,7 @@ impl Directory for Names {
                     endpoint.network == network.id
                         && endpoint.addresses.iter().any(|net| net.addr() == address)
                 };
-                let endpoint = recorded.endpoints.values().find(has)?;
+                let endpoint = recorded.endpoints.values().filter(|endpoint| !endpoint.leaving).find(has)?;
                 Some(format!("{}.{}", endpoint.name, network.spec.name))
             })
         })
