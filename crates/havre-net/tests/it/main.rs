@@ -5,6 +5,7 @@
 mod firewall;
 mod guard;
 mod host_rules;
+mod plugins;
 mod vlans;
 mod watch;
 
@@ -62,6 +63,7 @@ fn spec(name: &str) -> NetworkSpec {
         options: BTreeMap::new(),
         ipam_options: BTreeMap::new(),
         labels: BTreeMap::new(),
+        ..NetworkSpec::default()
     }
 }
 

@@ -36,7 +36,9 @@ mod live;
 mod manifest;
 mod names;
 mod networks;
+mod plugins;
 mod private;
+mod rates;
 mod reach;
 mod registries;
 mod registry;
@@ -83,6 +85,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(scenarios::ALL)
         .chain(connect::ALL)
         .chain(vlans::ALL)
+        .chain(plugins::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
@@ -107,6 +110,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(fsck::ALL)
         .chain(servers::ALL)
         .chain(drivers::ALL)
+        .chain(rates::ALL)
 }
 
 fn main() -> ExitCode {
