@@ -87,7 +87,7 @@ fn world(host: &mut Host) -> World {
     let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
     let pool = Pool::new("198.18.0.0/15", 24).unwrap();
     let networks = Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap();
-    let fabric = FabricSpec { table: None, mark: folder.path().join("mark") };
+    let fabric = FabricSpec { table: None, mark: folder.path().join("mark"), by_input: false };
     let folders = Folders { sockets: plugin.folder().to_owned(), files: Vec::new() };
     let fabric = Fabric::open(Arc::new(networks), &fabric).unwrap().with_plugins(folders);
     World { fabric, plugin, answers, _folder: folder }
