@@ -286,7 +286,7 @@ impl Launcher {
         Ok(self.names.changed(fixed, namespace)?)
     }
 
-    /// A container has ended, or could not be started: takes back its places and its name server.
+    /// A container could not be started: takes back its places and its name server.
     pub(crate) fn disconnected(&self, id: &ContainerId) {
         self.names.end(id);
         self.fabric.disconnect(id);

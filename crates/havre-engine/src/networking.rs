@@ -64,11 +64,8 @@ pub async fn prune(engine: &Engine, chosen: impl Fn(&Network) -> bool) -> Result
     let mut removed = Vec::new();
     for network in engine.networks.list() {
         // Configurations are nobody's place, and stay until they are removed by name.
-        if network.is_predefined()
-            || network.spec.config_only
-            || !engine.networks.endpoints(&network.id).is_empty()
-            || !chosen(&network)
-        {
+        // One that somebody is about to leave is found out when it is removed.
+        if network.is_predefined() || network.spec.config_only || !chosen(&network) {
             continue;
         }
         match remove(engine, network.id.as_str()).await {

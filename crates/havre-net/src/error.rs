@@ -123,6 +123,22 @@ pub enum NetError {
     Unsupported(String),
 }
 
+impl NetError {
+    /// Whether somebody else has what was asked for, who may give it back.
+    #[must_use]
+    pub const fn is_taken(&self) -> bool {
+        matches!(
+            self,
+            Self::InUse { .. }
+                | Self::AddressTaken(_)
+                | Self::NoAddress { .. }
+                | Self::PortAllocated(_)
+                | Self::PortInUse { .. }
+                | Self::NoPort { .. }
+        )
+    }
+}
+
 impl Classify for NetError {
     fn kind(&self) -> ErrorKind {
         match self {

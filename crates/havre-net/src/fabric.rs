@@ -53,10 +53,18 @@ pub struct Fabric {
     /// Held while ports are chosen, so that nobody else chooses the same; where to look for the next one.
     choosing: Mutex<u16>,
     /// How many containers are giving back their places.
-    leaving: (Mutex<usize>, Condvar),
+    leaving: (Mutex<Leavers>, Condvar),
     /// Whether the default network's addresses on this host are used by others than its containers.
     default_is_used: AtomicBool,
     plugins: Plugins,
+}
+
+/// Containers that are giving back their places.
+#[derive(Debug, Default)]
+struct Leavers {
+    under_way: usize,
+    /// How many have done so.
+    gone: u64,
 }
 
 /// A container is giving back its places, for as long as this is held.
@@ -65,7 +73,10 @@ pub struct Leaving(Arc<Fabric>);
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        *self.0.lock_leaving() -= 1;
+        let mut leavers = self.0.lock_leaving();
+        leavers.under_way -= 1;
+        leavers.gone += 1;
+        drop(leavers);
         self.0.leaving.1.notify_all();
     }
 }
@@ -165,7 +176,7 @@ impl Fabric {
         };
         let (relay, stale, by_input) = (Relay::default(), Stale::default(), spec.by_input);
         let (mark, choosing) = (spec.mark.clone(), Mutex::new(first_port(spec)));
-        let (default_is_used, leaving) = (AtomicBool::new(false), (Mutex::new(0), Condvar::new()));
+        let (default_is_used, leaving) = (AtomicBool::new(false), (Mutex::default(), Condvar::new()));
         Ok(Self {
             networks,
             host,
@@ -211,8 +222,8 @@ impl Fabric {
         };
         all.retain(|network| !network.is_predefined() || used(network));
         let mut host = self.host();
-        if let Err(error) = rate::sweep(&mut host, &self.networks.all_endpoints())
-            .and_then(|()| drivers::sweep(&mut host, &all))
+        if let Err(error) = rate::sweep(&mut host, self.networks.engine(), &self.networks.all_endpoints())
+            .and_then(|()| drivers::sweep(&mut host, self.networks.engine(), &all))
         {
             tracing::warn!(
                 error = havre_base::chain(&error),
@@ -392,7 +403,7 @@ impl Fabric {
 
     /// Removes a network that nobody is in, and its device.
     pub fn remove(&self, name: &str) -> Result<Network> {
-        let network = self.networks.remove(name)?;
+        let network = self.after_leavers(|| self.networks.remove(name))?;
         if let Driver::Remote(driver) = &network.spec.driver {
             let deleted = self.plugins.network(driver).and_then(|plugin| plugin.delete_network(&network));
             if let Err(error) = deleted {
@@ -411,6 +422,16 @@ impl Fabric {
 
     /// Gives a container that is about to start a namespace with a link for each place it asks for, and ports of the host.
     pub fn connect(
+        &self,
+        container: &ContainerId,
+        name: &str,
+        asked: &[EndpointSpec],
+        ports: &[PublishedPort],
+    ) -> Result<Connected> {
+        self.after_leavers(|| self.connect_once(container, name, asked, ports))
+    }
+
+    fn connect_once(
         &self,
         container: &ContainerId,
         name: &str,
@@ -631,7 +652,7 @@ impl Fabric {
                     endpoint.name
                 )));
             }
-            rate::limit(&mut self.host(), &endpoint, rates)?;
+            rate::limit(&mut self.host(), self.networks.engine(), &endpoint, rates)?;
             self.networks.set_rates(&endpoint.id, rates);
         }
         Ok(())
@@ -696,7 +717,12 @@ impl Fabric {
 
     /// Gives back all places of a container that has ended: its links went with its namespace.
     pub fn disconnect(&self, container: &ContainerId) {
-        for endpoint in self.networks.of_container(container) {
+        self.leave_places(&self.networks.of_container(container));
+    }
+
+    /// The same of the places of one run: the next one may have begun meanwhile.
+    pub fn leave_places(&self, places: &[Endpoint]) {
+        for endpoint in places {
             if let (Some(firewall), Ok(network)) =
                 (&self.firewall, self.networks.find(endpoint.network.as_str()))
                 && let Err(error) = firewall
@@ -706,9 +732,9 @@ impl Fabric {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
             }
-            self.close_port(&endpoint);
+            self.close_port(endpoint);
             self.unguard(&endpoint.id);
-            self.give_back(&endpoint, None);
+            self.give_back(endpoint, None);
             self.stale.mark(&endpoint.published);
         }
     }
@@ -750,17 +776,40 @@ impl Fabric {
     /// Says that a container's places are about to be given back; `close` waits for it.
     #[must_use]
     pub fn leaving(self: &Arc<Self>) -> Leaving {
-        *self.lock_leaving() += 1;
+        self.lock_leaving().under_way += 1;
         Leaving(Arc::clone(self))
     }
 
-    fn lock_leaving(&self) -> MutexGuard<'_, usize> {
+    /// Does what is refused because somebody has it who is giving it back: a container that was removed has left its places
+    /// for whoever comes next, also where the kernel's part of that goes on behind the answer.
+    fn after_leavers<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        let deadline = Instant::now() + LEAVES_WITHIN;
+        loop {
+            let before = self.lock_leaving().gone;
+            let done = work();
+            if !done.as_ref().is_err_and(NetError::is_taken) {
+                return done;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let waits = |leavers: &mut Leavers| leavers.under_way > 0 && leavers.gone == before;
+            let (leavers, _) = self
+                .leaving
+                .1
+                .wait_timeout_while(self.lock_leaving(), left, waits)
+                .unwrap_or_else(PoisonError::into_inner);
+            if leavers.gone == before || left.is_zero() {
+                return done;
+            }
+        }
+    }
+
+    fn lock_leaving(&self) -> MutexGuard<'_, Leavers> {
         self.leaving.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// At the end of the engine: devices that nobody is at go, those of running containers stay.
     pub fn close(&self) {
-        let some = |count: &mut usize| *count > 0;
+        let some = |leavers: &mut Leavers| leavers.under_way > 0;
         drop(self.leaving.1.wait_timeout_while(self.lock_leaving(), LEAVES_WITHIN, some));
         let mut host = self.host();
         let used = |network: &Network| {

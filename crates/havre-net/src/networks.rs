@@ -23,6 +23,7 @@ use crate::{NetError, Result, drivers, routes};
 
 const NETWORKS: Table = Table("networks");
 const ENDPOINTS: Table = Table("endpoints");
+const ENGINE: Table = Table("engine");
 
 /// The device of the default network.
 pub const DEFAULT_BRIDGE: &str = "havre0";
@@ -40,6 +41,9 @@ pub struct Network {
     pub blocks: Vec<BlockSpec>,
     /// The bridge's device; empty for drivers without one.
     pub bridge: String,
+    /// What marks devices of this engine.
+    #[serde(default)]
+    pub engine: String,
 }
 
 impl Network {
@@ -170,6 +174,7 @@ pub(crate) struct Recorded<'a> {
 #[derive(Debug)]
 pub struct Networks {
     db: Arc<Db>,
+    engine: String,
     pools: Pools,
     /// Protects what is known; held around a commit, so that changes are durable in the order they are seen.
     state: Mutex<State>,
@@ -179,10 +184,18 @@ impl Networks {
     /// Opens them, making the ones that are always there.
     pub fn open(db: Arc<Db>, pools: Pools, default: &NetworkSpec) -> Result<Self> {
         let mut state = State::default();
+        let engine = match db.load::<String>(ENGINE)?.pop() {
+            Some((_, known)) => known,
+            None => {
+                let new = NetworkId::random().short().to_owned();
+                db.commit(Batch::new().put(ENGINE, "id", &new))?;
+                new
+            }
+        };
         for (_, network) in db.load::<Network>(NETWORKS)? {
-            state.insert(network);
+            state.insert(Network { engine: engine.clone(), ..network });
         }
-        let networks = Self { db, pools, state: Mutex::new(state) };
+        let networks = Self { db, engine, pools, state: Mutex::new(state) };
         for (_, endpoint) in networks.db.load::<Endpoint>(ENDPOINTS)? {
             networks.state().restore(endpoint);
         }
@@ -191,6 +204,12 @@ impl Networks {
             networks.ensure(spec)?;
         }
         Ok(networks)
+    }
+
+    /// What marks devices of this engine: the same at each start, and no other engine's.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        &self.engine
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -300,7 +319,8 @@ impl Networks {
     fn make(&self, state: &mut State, spec: NetworkSpec, prepared: &Prepared) -> Result<Network> {
         let id = NetworkId::random();
         let (blocks, bridge) = self.plan(state, &spec, &id, None, prepared)?;
-        let network = Network { id, created: SystemClock.now(), spec, blocks, bridge };
+        let network =
+            Network { id, created: SystemClock.now(), spec, blocks, bridge, engine: self.engine.clone() };
         self.db.commit(Batch::new().put(NETWORKS, network.id.as_str(), &network))?;
         state.insert(network.clone());
         Ok(network)

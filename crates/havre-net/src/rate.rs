@@ -12,6 +12,7 @@ use havre_sys::netlink::redirect::Filter;
 use havre_sys::netlink::{NetlinkError, Route};
 use serde::{Deserialize, Serialize};
 
+use crate::drivers::{OF, is_of};
 use crate::networks::Endpoint;
 use crate::sandbox::outer_name;
 use crate::{NetError, Result};
@@ -50,7 +51,7 @@ fn lacking(error: &NetlinkError) -> NetError {
 }
 
 /// Makes the limits of a place what is wanted, in the namespace that `route` is in.
-pub(crate) fn limit(route: &mut Route, endpoint: &Endpoint, rates: Rates) -> Result<()> {
+pub(crate) fn limit(route: &mut Route, engine: &str, endpoint: &Endpoint, rates: Rates) -> Result<()> {
     let outer = outer_name(endpoint);
     let index = match route.link(outer.as_str()) {
         Ok(link) => link.index,
@@ -69,18 +70,18 @@ pub(crate) fn limit(route: &mut Route, endpoint: &Endpoint, rates: Rates) -> Res
         None => {}
     }
     match rates.out {
-        Some(rate) => limit_sent(route, endpoint, index, rate),
+        Some(rate) => limit_sent(route, engine, endpoint, index, rate),
         None => release_sent(route, endpoint, index),
     }
 }
 
-fn limit_sent(route: &mut Route, endpoint: &Endpoint, outer: u32, rate: u64) -> Result<()> {
+fn limit_sent(route: &mut Route, engine: &str, endpoint: &Endpoint, outer: u32, rate: u64) -> Result<()> {
     let name = queue_name(&endpoint.id);
     let bucket = Bucket::for_rate(rate);
     let (queue, new) = match route.link(name.as_str()) {
         Ok(link) => (link.index, false),
         Err(error) if error.is_absent() => {
-            let alias = format!("{MARK}{}", endpoint.id);
+            let alias = format!("{MARK}{}{OF}{engine}", endpoint.id);
             let end = End { name: &name, ..End::default() };
             route
                 .change(|changes| {
@@ -139,11 +140,12 @@ pub(crate) fn forget(route: &mut Route, endpoint: &Endpoint) -> Result<()> {
     }
 }
 
-/// Removes links for places that are not there any more.
-pub(crate) fn sweep(route: &mut Route, endpoints: &[Endpoint]) -> Result<()> {
+/// Removes links of this engine's for places that are not there any more.
+pub(crate) fn sweep(route: &mut Route, engine: &str, endpoints: &[Endpoint]) -> Result<()> {
     for link in route.links()? {
-        let of = link.alias.as_deref().and_then(|alias| alias.strip_prefix(MARK));
-        let Some(id) = of.and_then(|id| EndpointId::parse(id).ok()) else { continue };
+        let Some(alias) = link.alias.as_deref().filter(|alias| is_of(alias, engine)) else { continue };
+        let of = alias.strip_prefix(MARK).and_then(|rest| rest.split_once(OF));
+        let Some(id) = of.and_then(|(id, _)| EndpointId::parse(id).ok()) else { continue };
         if !endpoints.iter().any(|endpoint| endpoint.id == id) {
             match route.change(|changes| changes.delete_link(link.index)) {
                 Err(error) if !error.is_absent() => return Err(error.into()),

@@ -114,11 +114,13 @@ impl Container {
     /// Gives back what was joined, behind: the links go with the namespace.
     pub(super) fn disconnect(&self) {
         if self.fixed.spec.network == NetworkMode::Networks {
-            let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
-            self.networks_happened("disconnect", &launcher.fabric.networks().of_container(&id));
-            let leaving = launcher.fabric.leaving();
+            let fabric = Arc::clone(&self.launcher.fabric);
+            let places = fabric.networks().of_container(&self.fixed.id);
+            self.networks_happened("disconnect", &places);
+            self.launcher.names.end(&self.fixed.id);
+            let leaving = fabric.leaving();
             drop(tokio::task::spawn_blocking(move || {
-                launcher.disconnected(&id);
+                fabric.leave_places(&places);
                 drop(leaving);
             }));
         }

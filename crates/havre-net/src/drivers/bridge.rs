@@ -35,7 +35,7 @@ pub fn ensure(route: &mut Route, network: &Network) -> Result<u32> {
         Err(error) if error.is_absent() => {
             let mtu = network.options().mtu;
             let end = End { name, mtu: (mtu > 0).then_some(mtu), ..End::default() };
-            let alias = alias(&network.id);
+            let alias = alias(network);
             route.change(|changes| {
                 changes.create_link(&end, &Kind::Bridge(Bridge::default())).set_alias(name, &alias)
             })?;
@@ -100,7 +100,7 @@ fn settle(bridge: &str, network: &Network) {
 /// Removes the network's bridge; an absent one, or one that is not ours, is left.
 pub fn remove(route: &mut Route, network: &Network) -> Result<()> {
     match route.link(network.bridge.as_str()) {
-        Ok(link) if link.alias.as_deref() == Some(&alias(&network.id)) => super::delete(route, link.index),
+        Ok(link) if link.alias.as_deref() == Some(&alias(network)) => super::delete(route, link.index),
         Ok(_) => Ok(()),
         Err(error) if error.is_absent() => Ok(()),
         Err(error) => Err(error.into()),

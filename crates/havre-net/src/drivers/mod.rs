@@ -21,14 +21,22 @@ use crate::spec::{Driver, NetworkSpec};
 /// What devices of ours have as the beginning of their alias.
 const MARK: &str = "havre network ";
 
+/// Before the name of the engine, which keeps the engines of a host from sweeping each other's devices.
+pub(crate) const OF: &str = " of ";
+
 /// The alias of a network's device.
-fn alias(network: &NetworkId) -> String {
-    format!("{MARK}{network}")
+fn alias(network: &Network) -> String {
+    format!("{MARK}{}{OF}{}", network.id, network.engine)
 }
 
-/// Whose device this alias marks.
+/// Whose device this alias marks, of whatever engine.
 fn owner(alias: Option<&str>) -> Option<NetworkId> {
-    NetworkId::parse(alias?.strip_prefix(MARK)?).ok()
+    NetworkId::parse(alias?.strip_prefix(MARK)?.split_once(OF)?.0).ok()
+}
+
+/// Whether this engine marked it.
+pub(crate) fn is_of(alias: &str, engine: &str) -> bool {
+    alias.rsplit_once(OF).is_some_and(|(_, of)| of == engine)
 }
 
 /// Refuses what the driver cannot do beside the networks that are there.
@@ -64,8 +72,8 @@ pub fn remove(route: &mut Route, network: &Network, others: &[Network]) -> Resul
     }
 }
 
-/// Removes devices of ours whose networks are not there any more.
-pub fn sweep(route: &mut Route, networks: &[Network]) -> Result<()> {
+/// Removes devices of this engine's whose networks are not there any more.
+pub fn sweep(route: &mut Route, engine: &str, networks: &[Network]) -> Result<()> {
     let own = |id: &NetworkId| {
         networks.iter().any(|network| {
             network.id == *id
@@ -73,7 +81,8 @@ pub fn sweep(route: &mut Route, networks: &[Network]) -> Result<()> {
         })
     };
     for link in route.links()? {
-        if owner(link.alias.as_deref()).is_some_and(|id| !own(&id)) {
+        let ours = link.alias.as_deref().is_some_and(|alias| is_of(alias, engine));
+        if ours && owner(link.alias.as_deref()).is_some_and(|id| !own(&id)) {
             delete(route, link.index)?;
         }
     }

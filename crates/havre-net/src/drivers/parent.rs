@@ -174,7 +174,7 @@ fn make_tagged(route: &mut Route, network: &Network, name: &str) -> Result<()> {
 
 /// What was just made is the network's.
 fn adopt(route: &mut Route, network: &Network, name: &str) -> Result<()> {
-    let alias = alias(&network.id);
+    let alias = alias(network);
     let made = route.change(|changes| changes.set_alias(name, &alias).set_up(name, true));
     if made.is_err() {
         // Without its mark nobody would remove it.
@@ -199,7 +199,7 @@ pub(super) fn remove(route: &mut Route, network: &Network, others: &[Network]) -
     });
     match heir {
         Some(heir) => {
-            let alias = alias(&heir.id);
+            let alias = alias(heir);
             Ok(route.change(|changes| changes.set_alias(link.index, &alias))?)
         }
         None => super::delete(route, link.index),

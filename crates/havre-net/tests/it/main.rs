@@ -186,7 +186,7 @@ fn n15_devices_of_others_are_neither_used_nor_removed() {
         // Another engine's bridge.
         let (back, _) = host.networks.create(spec("back")).unwrap();
         let end = End { name: &back.bridge, ..End::default() };
-        let alias = format!("havre network {}", network.id);
+        let alias = format!("havre network {} of another", network.id);
         host.route
             .change(|changes| {
                 changes
@@ -200,8 +200,13 @@ fn n15_devices_of_others_are_neither_used_nor_removed() {
         let end = End { name: "stranger", ..End::default() };
         host.route.change(|changes| changes.create_link(&end, &Kind::Bridge(Bridge::default()))).unwrap();
         host.networks.remove("front").unwrap();
-        drivers::sweep(&mut host.route, &host.networks.list()).unwrap();
-        assert!(host.route.link(back.bridge.as_str()).is_err());
+        let front = bridge::ensure(&mut host.route, &network);
+        assert!(front.is_err(), "its name is that of the pair");
+        let gone = Network { bridge: "havre-gone".into(), ..network };
+        bridge::ensure(&mut host.route, &gone).unwrap();
+        drivers::sweep(&mut host.route, host.networks.engine(), &host.networks.list()).unwrap();
+        assert!(host.route.link("havre-gone").is_err());
+        assert!(host.route.link(back.bridge.as_str()).is_ok(), "an engine removes its own devices only");
         assert!(host.route.link("stranger").is_ok() && host.route.link("other").is_ok());
     });
 }

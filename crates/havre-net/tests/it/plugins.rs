@@ -319,7 +319,7 @@ fn rates_are_limited_only_where_the_host_has_an_end() {
         assert!(queues(host).is_empty());
         // As after a crash in between.
         let left = End { name: "rateleft", ..End::default() };
-        let alias = format!("havre rate {}", near.endpoints[0].id);
+        let alias = format!("havre rate {} of {}", near.endpoints[0].id, world.fabric.networks().engine());
         host.route
             .change(|changes| changes.create_link(&left, &Kind::Ifb).set_alias("rateleft", &alias))
             .unwrap();

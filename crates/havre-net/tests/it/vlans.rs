@@ -142,7 +142,7 @@ fn networks_without_a_parent_lead_nowhere_and_leave_nothing() {
         drivers::remove(&mut host.route, &network, &[]).unwrap();
         // As after a crash between record and device.
         parent::ensure(&mut host.route, &network).unwrap();
-        drivers::sweep(&mut host.route, &[]).unwrap();
+        drivers::sweep(&mut host.route, host.networks.engine(), &[]).unwrap();
         assert!(host.route.link(own.as_str()).unwrap_err().is_absent());
     });
 }

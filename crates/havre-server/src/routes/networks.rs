@@ -270,7 +270,7 @@ mod tests {
             ..NetworkSpec::default()
         };
         let (id, created) = (NetworkId::random(), Timestamp::from_nanos(0));
-        Network { id, created, spec, blocks: Vec::new(), bridge: String::new() }
+        Network { id, created, spec, blocks: Vec::new(), bridge: String::new(), engine: String::new() }
     }
 
     #[test]
