@@ -1,6 +1,6 @@
 //! The chains, sets and rules of the table, the same for every number of networks.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use havre_sys::nft::{Chain, Data, Family, Field, Hook, KeyType, Rule, Set, State, Status, Value, Verdict};
 
@@ -92,6 +92,8 @@ pub(super) fn rules(only_ours: [bool; 2], by_input: bool) -> Vec<(&'static str, 
         ("ports", rule().ipv4().redirect_by(Family::Ip, &[Protocol, DestinationPort], "ports4", true)),
         ("ports", rule().ipv6().redirect_by(Family::Ip6, &[Protocol, DestinationPort], "ports6", true)),
         ("guard", rule().within(&[InputName], "bridges").to_network(loopback, 8).drop()),
+        // What is sent to the loopback of IPv6 cannot leave it: it is the relay's.
+        ("output", rule().ipv6().to_network(IpAddr::V6(Ipv6Addr::LOCALHOST), 128).accept()),
         ("output", rule().to_this_machine().jump("ports")),
         // Answers of a neighbour on the same bridge would not come back this way.
         (

@@ -5,6 +5,7 @@
 mod firewall;
 mod guard;
 mod host_rules;
+mod names;
 mod plugins;
 mod vlans;
 mod watch;

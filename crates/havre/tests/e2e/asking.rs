@@ -160,12 +160,12 @@ impl Upstream {
         let (udp, tcp) = (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap());
         let new = Self { asked: Arc::default(), asked_tcp: Arc::default(), ends: Arc::default(), at };
         let (asked, ends) = (Arc::clone(&new.asked), Arc::clone(&new.ends));
+        // A word that wakes it may be lost.
+        udp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok((length, from)) = udp.recv_from(&mut buffer) {
-                if ends.load(Ordering::Acquire) {
-                    return;
-                }
+            while !ends.load(Ordering::Acquire) {
+                let Ok((length, from)) = udp.recv_from(&mut buffer) else { continue };
                 asked.fetch_add(1, Ordering::AcqRel);
                 if let Some(said) = said(&buffer[..length], false) {
                     udp.send_to(&said, from).ok();
@@ -199,11 +199,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::Release);
-        // Wakes those who wait.
-        let any = if self.at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        if let Ok(socket) = UdpSocket::bind(any) {
-            socket.send_to(&[0; 12], self.at).ok();
-        }
+        // Wakes who waits.
         TcpStream::connect(self.at).ok();
     }
 }
