@@ -14,6 +14,7 @@ pub mod listeners;
 mod live;
 pub mod networks;
 pub mod options;
+pub mod overlaps;
 pub mod place;
 pub mod pools;
 pub mod ports;
