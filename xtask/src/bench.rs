@@ -5,6 +5,7 @@
 
 mod copies;
 mod images;
+pub(crate) mod names;
 mod networks;
 
 use std::path::Path;
@@ -150,6 +151,7 @@ const OF_NETWORKS: &[Measure] = &[
         rate("throughput", "MB/s", 5, networks::between_containers),
         &[("bare bridge", networks::between_bare)],
     ),
+    rate("dns", "answers/s", 3, names::answers),
     time("run-bridge-ports", 15, networks::run_beside_ports),
 ];
 

@@ -224,6 +224,7 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
             mark: config.exec_root.join("forwarding"),
         },
         host_gateways: config.networks.host_gateways.clone(),
+        dns: config.networks.dns.clone(),
         live: Live::new(config.live.clone()),
     };
     let id = engine_id(&config.data_root)?;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use havre_net::dns;
+use havre_net::dns::ADDRESS;
 use havre_net::networks::Endpoint;
 use havre_oci::Digest;
 use havre_sys::durable::{Durability, replace_with};
@@ -20,6 +20,7 @@ use crate::EngineError;
 use crate::links::Linked;
 use crate::plan::EtcFiles;
 use crate::record::Fixed;
+use crate::settings::DnsDefaults;
 use crate::spec::{ContainerSpec, NetworkMode};
 
 /// The host's servers.
@@ -32,8 +33,10 @@ const LONGEST: u64 = 1 << 20;
 const SEAL: &str = "# Unchanged: ";
 
 /// What the files say besides what the container asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Surroundings<'a> {
+    /// How it resolves names.
+    pub(crate) dns: DnsDefaults,
     pub(crate) places: &'a [Endpoint],
     /// Whether it has a name server of its own.
     pub(crate) served: bool,
@@ -65,13 +68,19 @@ pub(crate) fn write(dir: &Path, fixed: &Fixed, around: &Surroundings<'_>) -> Res
     };
     put(&files.hosts, &hosts(fixed, around, &host_file("/etc/hosts"))?)?;
     put(&files.hostname, &format!("{}\n", fixed.hostname))?;
-    put(&files.resolv_conf, &resolv_conf(fixed, around.served))?;
+    put(&files.resolv_conf, &resolv_conf(fixed, &around.dns, around.served))?;
     Ok(files)
 }
 
 /// The container runs, and is in other networks than before. `served` is whether it has a name server of its own now.
 /// What cannot be changed is told in the log, and the container goes on without it.
-pub(crate) fn changed(dir: &Path, fixed: &Fixed, before: &[Endpoint], after: &[Endpoint], served: bool) {
+pub(crate) fn changed(
+    dir: &Path,
+    fixed: &Fixed,
+    dns: &DnsDefaults,
+    [before, after]: [&[Endpoint]; 2],
+    served: bool,
+) {
     let files = files(dir);
     let lines =
         |places: &[Endpoint]| places.iter().flat_map(|place| own_lines(fixed, place)).collect::<Vec<_>>();
@@ -82,17 +91,20 @@ pub(crate) fn changed(dir: &Path, fixed: &Fixed, before: &[Endpoint], after: &[E
         with_lines(text, &gone, come.cloned())
     });
     revise(&files.resolv_conf, |text| {
-        let new = resolv_conf(fixed, served);
+        let new = resolv_conf(fixed, dns, served);
         (is_sealed(text) && new.as_bytes() != text).then(|| new.into_bytes())
     });
 }
 
 /// A container that this one is linked to has another address.
 pub(crate) fn relinked(dir: &Path, link: &Linked) {
-    let names = link.names();
+    let (names, first) = (link.names(), link.first_names());
     let lines: Vec<String> = link.addresses.iter().map(|address| format!("{address}\t{names}")).collect();
     revise(&files(dir).hosts, |text| {
-        let old = |line: &str| line.split_once('\t').is_some_and(|(_, rest)| rest == names);
+        let old = |line: &str| {
+            let rest = line.split_once('\t').and_then(|(_, rest)| rest.strip_prefix(&first));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
         with_lines(text, &old, lines.iter().cloned())
     });
 }
@@ -200,12 +212,8 @@ fn values(text: &str, word: &str) -> Vec<String> {
 }
 
 /// The options of a container's resolver: its own, or the host's.
-pub(crate) fn options(spec: &ContainerSpec) -> Vec<String> {
-    if spec.dns_options.is_empty() {
-        values(&host_file(HOST_RESOLV_CONF), "options")
-    } else {
-        spec.dns_options.clone()
-    }
+pub(crate) fn options(dns: &DnsDefaults) -> Vec<String> {
+    if dns.options.is_empty() { values(&host_file(HOST_RESOLV_CONF), "options") } else { dns.options.clone() }
 }
 
 /// Whether a server would be asked on the container's own loopback.
@@ -213,14 +221,14 @@ fn is_local(server: &str) -> bool {
     server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn resolv_conf(fixed: &Fixed, served: bool) -> String {
-    let spec = &fixed.spec;
+fn resolv_conf(fixed: &Fixed, dns: &DnsDefaults, served: bool) -> String {
     let host = host_file(HOST_RESOLV_CONF);
     let mut path = HOST_RESOLV_CONF;
     let mut servers = values(&host, "nameserver");
     // Those on the host's loopback are nobody's that has one of its own; a resolver that listens there keeps the servers
     // it asks in a file of its own.
-    if spec.network == NetworkMode::Networks && !served && servers.iter().any(|server| is_local(server)) {
+    if fixed.spec.network == NetworkMode::Networks && !served && servers.iter().any(|server| is_local(server))
+    {
         if servers.iter().any(|server| server == "127.0.0.53") {
             path = "/run/systemd/resolve/resolv.conf";
             servers = values(&host_file(path), "nameserver");
@@ -235,12 +243,12 @@ fn resolv_conf(fixed: &Fixed, served: bool) -> String {
         overrides.push(name);
         own.to_vec()
     };
-    let servers = own("nameservers", &spec.dns, servers);
-    let mut search = own("search", &spec.dns_search, values(&host, "search"));
+    let servers = own("nameservers", &dns.servers, servers);
+    let mut search = own("search", &dns.search, values(&host, "search"));
     // A single dot means: no search domain at all.
     search.retain(|domain| domain != ".");
-    let mut options = own("options", &spec.dns_options, values(&host, "options"));
-    let shown = dns::ADDRESS.to_string();
+    let mut options = own("options", &dns.options, values(&host, "options"));
+    let shown = ADDRESS.to_string();
     let mut asked = servers.as_slice();
     let (mut ndots, mut internal) = (None, Vec::new());
     if served {
@@ -248,11 +256,11 @@ fn resolv_conf(fixed: &Fixed, served: bool) -> String {
         // Unless it was asked for, names without a dot are asked as they are first: they are those of containers.
         ndots = Some("internal");
         if options.iter().any(|option| option.starts_with("ndots:")) {
-            ndots = Some(if spec.dns_options.is_empty() { "host" } else { "override" });
+            ndots = Some(if dns.options.is_empty() { "host" } else { "override" });
         } else {
             options.push("ndots:0".into());
         }
-        internal = match spec.dns.is_empty() {
+        internal = match dns.servers.is_empty() {
             true => servers.iter().map(|server| format!("host({server})")).collect(),
             false => servers.clone(),
         };
@@ -290,4 +298,67 @@ fn is_sealed(text: &[u8]) -> bool {
     text.rfind(SEAL)
         .and_then(|at| text.split_at_checked(at))
         .is_some_and(|(before, _)| seal(before.to_owned()) == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_and_go_and_those_of_the_container_stay() {
+        let edit = |text: &str, gone: &[&str], come: &[&str]| {
+            let come = come.iter().map(|line| (*line).to_owned());
+            let new = with_lines(text.as_bytes(), &|line| gone.contains(&line), come);
+            new.map(|new| String::from_utf8(new).unwrap())
+        };
+        let text = "127.0.0.1\tlocalhost\n10.0.0.2\tme\n10.0.0.2\tme too\nmine";
+        assert_eq!(
+            edit(text, &["10.0.0.2\tme"], &["10.0.1.2\tme"]).unwrap(),
+            "127.0.0.1\tlocalhost\n10.0.0.2\tme too\nmine\n10.0.1.2\tme\n"
+        );
+        assert_eq!(edit(text, &["10.0.0.3\tme"], &[]), None);
+        assert_eq!(edit("", &[], &["a"]).unwrap(), "a\n");
+        // Whatever bytes it wrote.
+        let bytes = with_lines(b"\xff\xfe\nold\n", &|line| line == "old", std::iter::empty()).unwrap();
+        assert_eq!(bytes, b"\xff\xfe\n");
+    }
+
+    #[test]
+    fn a_file_is_written_again_only_while_its_number_is_right() {
+        let sealed = seal("nameserver 127.0.0.11\n".into());
+        assert!(is_sealed(sealed.as_bytes()));
+        for changed in [
+            format!("{sealed}nameserver 10.0.0.1\n"),
+            sealed.replace("127", "128"),
+            sealed.replace(SEAL, "# "),
+            sealed.trim_end().to_owned(),
+            String::new(),
+        ] {
+            assert!(!is_sealed(changed.as_bytes()), "{changed:?}");
+        }
+        assert!(!is_sealed(b"\xff# Unchanged: 0\n"));
+    }
+
+    #[test]
+    fn a_linked_containers_line_is_found_whatever_it_is_called_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = folder.path().join("hosts");
+        let said = || std::fs::read_to_string(&hosts).unwrap();
+        let write = |text: &str| replace_with(&hosts, text.as_bytes(), 0o644, Durability::Process).unwrap();
+        write("10.0.0.2\tstore 0123456789ab old-name\n10.0.0.2\tstores 0123456789ab\n");
+        relinked(folder.path(), &crate::links::tests::linked("store", "10.0.0.7"));
+        assert_eq!(said(), "10.0.0.2\tstores 0123456789ab\n10.0.0.7\tstore 0123456789ab db\n");
+        // A link in its place is never followed, whoever put it there.
+        let victim = folder.path().join("victim");
+        rustix::fs::rename(&hosts, &victim).unwrap();
+        std::os::unix::fs::symlink(&victim, &hosts).unwrap();
+        relinked(folder.path(), &crate::links::tests::linked("store", "10.0.0.8"));
+        assert!(!std::fs::read_to_string(&victim).unwrap().contains("10.0.0.8"));
+    }
+
+    #[test]
+    fn values_of_the_hosts_file_are_joined() {
+        let text = "# options a\noptions a b\n options\tc\nsearch x\noptionsx d\n";
+        assert_eq!(values(text, "options"), ["a", "b", "c"]);
+    }
 }

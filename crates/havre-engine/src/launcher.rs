@@ -89,9 +89,9 @@ impl Launcher {
             std::fs::create_dir_all(&path).map_err(EngineError::io("create", &path))?;
         }
         Ok(Self {
+            names: NameServers::new(Arc::clone(fabric.networks()), settings.dns.clone()),
             settings,
             images,
-            names: NameServers::new(Arc::clone(fabric.networks())),
             fabric,
             events,
             index,
@@ -259,6 +259,7 @@ impl Launcher {
             false => Vec::new(),
         };
         let around = Surroundings {
+            dns: self.settings.dns.of(&fixed.spec),
             places: connected.map_or(&[][..], |connected| &connected.endpoints),
             served: self.names.serves(&fixed.id),
             gateways: &gateways,
@@ -293,7 +294,9 @@ impl Launcher {
 
     /// The same for its files; after [`Launcher::names_changed`].
     pub(crate) fn etc_changed(&self, fixed: &Fixed, before: &[Endpoint], after: &[Endpoint]) {
-        etc::changed(&self.data_dir(&fixed.id), fixed, before, after, self.names.serves(&fixed.id));
+        let dns = self.settings.dns.of(&fixed.spec);
+        let served = self.names.serves(&fixed.id);
+        etc::changed(&self.data_dir(&fixed.id), fixed, &dns, [before, after], served);
     }
 
     fn filter(&self, fixed: &Fixed, privileged: bool) -> Result<Option<OwnedFd>, EngineError> {

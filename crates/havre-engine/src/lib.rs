@@ -71,7 +71,7 @@ pub use observe::Pruned;
 pub use plan::protected_paths;
 pub use ps::Table;
 pub use record::{Changing, Fixed, View};
-pub use settings::{Live, OWN_RUNTIME, Reloadable, STOP_TIMEOUT, Settings};
+pub use settings::{DnsDefaults, Live, OWN_RUNTIME, Reloadable, STOP_TIMEOUT, Settings};
 pub use space::is_want_of_space;
 pub use state::State;
 pub use stats::{Reading, Sample, Traffic};

@@ -95,9 +95,14 @@ pub(crate) fn tell(launcher: &Launcher, child: &ContainerId) {
 }
 
 impl Linked {
+    /// The first of its names in `/etc/hosts`, which stay when it is renamed.
+    pub(crate) fn first_names(&self) -> String {
+        format!("{} {}", self.alias, self.hostname)
+    }
+
     /// Its names in `/etc/hosts`, in Docker's order.
     pub(crate) fn names(&self) -> String {
-        let mut names = format!("{} {}", self.alias, self.hostname);
+        let mut names = self.first_names();
         if self.alias != self.name {
             names.push(' ');
             names.push_str(&self.name);

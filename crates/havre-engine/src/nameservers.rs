@@ -16,21 +16,23 @@ use havre_net::networks::Networks;
 
 use crate::etc;
 use crate::record::Fixed;
+use crate::settings::DnsDefaults;
 
 /// The name servers of all running containers.
 #[derive(Debug)]
 pub(crate) struct NameServers {
     names: Arc<Names>,
     resolver: Arc<Resolver>,
+    dns: DnsDefaults,
     /// Protects which containers have one.
     serving: Mutex<HashMap<ContainerId, Serving>>,
 }
 
 impl NameServers {
-    pub(crate) fn new(networks: Arc<Networks>) -> Self {
+    pub(crate) fn new(networks: Arc<Networks>, dns: DnsDefaults) -> Self {
         let names = Arc::new(Names::new(networks, HostFile::new(etc::HOST_RESOLV_CONF)));
         let directory: Arc<Names> = Arc::clone(&names);
-        Self { names, resolver: Resolver::new(directory, Limits::default()), serving: Mutex::default() }
+        Self { names, resolver: Resolver::new(directory, Limits::default()), dns, serving: Mutex::default() }
     }
 
     fn serving(&self) -> MutexGuard<'_, HashMap<ContainerId, Serving>> {
@@ -84,9 +86,9 @@ impl NameServers {
     }
 
     fn introduce(&self, fixed: &Fixed) {
-        let spec = &fixed.spec;
-        let servers: Vec<IpAddr> = spec.dns.iter().filter_map(|text| text.parse().ok()).collect();
-        self.names.set(&fixed.id, &fixed.hostname, &servers, &etc::options(spec));
+        let dns = self.dns.of(&fixed.spec);
+        let servers: Vec<IpAddr> = dns.servers.iter().filter_map(|text| text.parse().ok()).collect();
+        self.names.set(&fixed.id, &fixed.hostname, &servers, &etc::options(&dns));
     }
 
     fn serve(&self, container: &ContainerId, sockets: Sockets) -> Result<(), NetError> {

@@ -358,6 +358,7 @@ impl Fabric {
         let mut places = Places { fabric: self, joined: Vec::new(), keep: false };
         let mut sandbox = Sandbox::create()?;
         for spec in asked {
+            self.settle_default(spec)?;
             let (network, endpoint) = self.networks.join(container, name, spec.clone())?;
             places.joined.push((network, endpoint));
             if let Some((network, endpoint)) = places.joined.last() {
@@ -376,6 +377,25 @@ impl Fabric {
             .filter_map(|(_, old)| now.iter().find(|one| one.id == old.id).cloned())
             .collect();
         Ok(Connected { namespace: sandbox.into_fd(), endpoints })
+    }
+
+    /// The default network is made for its first container: what the host has got since its subnet was chosen counts.
+    pub(crate) fn settle_default(&self, spec: &EndpointSpec) -> Result<()> {
+        let network = self.networks.find(&spec.network)?;
+        if !network.is_predefined()
+            || network.spec.driver != Driver::Bridge
+            || !self.networks.endpoints(&network.id).is_empty()
+        {
+            return Ok(());
+        }
+        let found = self.host().link(network.bridge.as_str());
+        if found.is_err()
+            && self.networks.move_default()?
+            && let Some(firewall) = &self.firewall
+        {
+            firewall.remove_network(&network.id)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {

@@ -30,6 +30,7 @@ impl Fabric {
         netns: OwnedFd,
     ) -> Result<(Network, Endpoint)> {
         let mut sandbox = Sandbox::of(netns)?;
+        self.settle_default(&spec)?;
         let (network, endpoint) = self.networks().join(container, name, spec)?;
         let joined = self.plug(&mut sandbox, &network, &endpoint).and_then(|()| {
             self.lead(&mut sandbox, container)?;

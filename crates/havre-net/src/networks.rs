@@ -198,6 +198,35 @@ impl Networks {
         Ok(())
     }
 
+    /// Gives the default network other subnets where the host has come to use those that were chosen for it, as long as
+    /// nobody is in it and nobody has asked for them. Whether it did.
+    pub fn move_default(&self) -> Result<bool> {
+        let mut state = self.state();
+        let Some(mut network) = state.networks.values().find(|one| one.spec.name == "bridge").cloned() else {
+            return Ok(false);
+        };
+        let used = state.endpoints.values().any(|endpoint| endpoint.network == network.id);
+        let routes = routes::of_host();
+        let mut subnets = network.blocks.iter().filter_map(|block| block.subnet);
+        let meets = subnets.any(|net| routes.iter().any(|route| overlap(route, &net)));
+        if used || !network.spec.blocks.is_empty() || !meets {
+            return Ok(false);
+        }
+        state.networks.remove(&network.id);
+        state.blocks.remove(&network.id);
+        let planned = self.plan(&state, &network.spec, &network.id, None);
+        let planned = planned.and_then(|(blocks, bridge)| {
+            let moved = Network { blocks, bridge, ..network.clone() };
+            self.db.commit(Batch::new().put(NETWORKS, moved.id.as_str(), &moved))?;
+            Ok(moved)
+        });
+        if let Ok(moved) = &planned {
+            network = moved.clone();
+        }
+        state.insert(network);
+        planned.map(|_| true)
+    }
+
     /// Makes a network. Also returns which of its options have no effect.
     pub fn create(&self, spec: NetworkSpec) -> Result<(Network, Vec<String>)> {
         let (options, warnings) = spec.check()?;

@@ -132,9 +132,9 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "Default container stop timeout in seconds",
     ),
     opt("default-ulimit", None, "default-ulimits", Map, Used, "Default ulimits for containers"),
-    opt("dns", None, "dns", List, Only(&[]), "DNS server to use"),
-    opt("dns-opt", None, "dns-opts", List, Only(&[]), "DNS options to use"),
-    opt("dns-search", None, "dns-search", List, Only(&[]), "DNS search domains to use"),
+    opt("dns", None, "dns", List, Used, "DNS server to use"),
+    opt("dns-opt", None, "dns-opts", List, Used, "DNS options to use"),
+    opt("dns-search", None, "dns-search", List, Used, "DNS search domains to use"),
     opt(
         "exec-opt",
         None,

@@ -298,6 +298,39 @@ fn what_could_not_be_joined_leaves_no_place() {
 }
 
 #[test]
+fn the_default_network_gives_way_to_what_the_host_has_when_it_is_made() {
+    use havre_net::fabric::{Fabric, FabricSpec};
+    use havre_sys::netlink::address::Address;
+    use havre_sys::netlink::link::{End, Kind};
+    on_a_host(|host| {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
+        let pool = Pool::new("198.18.0.0/15", 24).unwrap();
+        let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
+        let mark = folder.path().join("forwarding");
+        let spec_of = FabricSpec { table: Some("havre-test".into()), by_input: false, mark };
+        let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
+        fabric.restore(&|_| false);
+        let at = |networks: &Networks| networks.find("bridge").unwrap().blocks[0].subnet.unwrap().to_string();
+        assert_eq!(at(&networks), "198.18.0.0/24");
+        // Another engine comes to use the same.
+        let end = End { name: "other0", up: true, ..End::default() };
+        host.route.change(|changes| changes.create_link(&end, &Kind::Bridge(Default::default()))).unwrap();
+        let other = Address::new(host.route.link("other0").unwrap().index, "198.18.0.1".parse().unwrap(), 24);
+        host.route.change(|changes| changes.add_address(&other)).unwrap();
+        let container = ContainerId::random();
+        let connected = fabric.connect(&container, "c", &[asks("bridge")], &[]).unwrap();
+        assert_eq!(connected.endpoints[0].addresses[0].to_string(), "198.18.1.2/24");
+        // From then on it stays.
+        fabric.disconnect(&container);
+        fabric.connect(&container, "c", &[asks("bridge")], &[]).unwrap();
+        assert_eq!(at(&networks), "198.18.1.0/24");
+        fabric.disconnect(&container);
+        fabric.close();
+    });
+}
+
+#[test]
 fn whoever_gets_an_address_does_not_share_it_with_who_had_it() {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;

@@ -61,6 +61,7 @@ impl World {
                 time_namespaces: true,
                 cdi_folders: None,
                 host_gateways: Vec::new(),
+                dns: havre_engine::DnsDefaults::default(),
                 live: Live::default(),
             };
             let networks = Arc::new(networks(&db));

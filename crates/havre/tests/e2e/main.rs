@@ -43,6 +43,7 @@ mod registry;
 mod registry_hostile;
 mod registry_keys;
 mod run;
+mod scenarios;
 mod servers;
 mod silent;
 mod teach;
@@ -79,6 +80,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(manifest::ALL)
         .chain(networks::ALL)
         .chain(names::ALL)
+        .chain(scenarios::ALL)
         .chain(connect::ALL)
         .chain(vlans::ALL)
 }

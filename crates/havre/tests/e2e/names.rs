@@ -444,12 +444,17 @@ fn host(_: &World, client: &Client) {
     exec(client, &name, "ping -c 1 -W 5 outside");
     let shown = client.run(&["inspect", "-f", "{{json .HostConfig.ExtraHosts}}", &name]).exits(0);
     assert_eq!(shown, r#"["outside:host-gateway","six:fd00::6"]"#);
-    let daemon = Private::start(r#"{"host-gateway-ips":["192.0.2.7","2001:db8::7"]}"#, &["-H", "SOCKET"]);
+    let json = r#"{"host-gateway-ips":["192.0.2.7","2001:db8::7"],"dns":["192.0.2.53"],"dns-search":["example.net"],
+        "dns-opts":["timeout:3"]}"#;
+    let daemon = Private::start(json, &["-H", "SOCKET"]);
     daemon.load(client);
     let run =
         ["run", "--rm", "--network", "none", "--add-host", "x:host-gateway", "busybox", "cat", "/etc/hosts"];
     let hosts = daemon.run(client, &run).exits(0);
     assert!(hosts.contains("192.0.2.7\tx\n2001:db8::7\tx"), "{hosts}");
+    let run = ["run", "--rm", "--dns-opt", "ndots:3", "busybox", "cat", "/etc/resolv.conf"];
+    let said = daemon.run(client, &run).exits(0);
+    assert!(said.contains("nameserver 192.0.2.53\nsearch example.net\noptions ndots:3\n"), "{said}");
 }
 
 fn shared(_: &World, client: &Client) {
