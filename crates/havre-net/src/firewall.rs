@@ -94,7 +94,14 @@ fn of_network(network: &Network) -> Elements {
         elements.push((of("subnets4", "subnets6"), Element::range([first, bridge], [last, bridge])));
         let translates = matches!(mode, GatewayMode::Nat | GatewayMode::NatUnprotected) && options.masquerade;
         if translates && !network.spec.internal {
-            elements.push((of("masqueraded4", "masqueraded6"), Element::range([first], [last])));
+            let source = if v6 { options.host_ipv6 } else { options.host_ipv4 };
+            elements.push(match source {
+                Some(source) => {
+                    let element = Element::range([first], [last]).to([Value::from(source)]);
+                    (of("sources4", "sources6"), element)
+                }
+                None => (of("masqueraded4", "masqueraded6"), Element::range([first], [last])),
+            });
         }
         if mode == GatewayMode::NatUnprotected {
             elements.push((of("unprotected4", "unprotected6"), Element::range([first], [last])));

@@ -5,6 +5,7 @@
 mod firewall;
 mod guard;
 mod host_rules;
+mod modes;
 mod vlans;
 mod watch;
 
