@@ -27,13 +27,16 @@ const PORTS: &[&str] = &["ports4", "ports4_at", "open4"];
 /// What is known of something; none after an answer that did not come.
 type Known<T> = Option<T>;
 
+/// The networks of a container that runs, and whether its port is published.
+type Joined = (BTreeSet<String>, bool);
+
 /// What one worker was told. Nobody else touches what is its.
 #[derive(Default)]
 struct Model {
     /// Whether a network is there.
     networks: BTreeMap<String, Known<bool>>,
-    /// The networks of a container that runs, and whether its port is published; none within is a container that is gone.
-    containers: BTreeMap<String, Known<Option<(BTreeSet<String>, bool)>>>,
+    /// None within is a container that is gone.
+    containers: BTreeMap<String, Known<Option<Joined>>>,
 }
 
 /// How a command ended.
