@@ -201,6 +201,18 @@ impl Firewall {
         self.state().1.outer.extend(outer);
     }
 
+    /// The same no more: the host does not forward, or does so for others.
+    pub fn open_to_others(&self, ipv6: bool) {
+        let [four, six] = &self.only_ours;
+        (if ipv6 { six } else { four }).store(false, Ordering::Relaxed);
+    }
+
+    /// Whether any network is in.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        !self.state().1.networks.is_empty()
+    }
+
     fn state(&self) -> MutexGuard<'_, (Nft, Wanted)> {
         // Changed behind each transaction, in one step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

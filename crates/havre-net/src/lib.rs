@@ -10,6 +10,7 @@ pub mod drivers;
 mod error;
 pub mod fabric;
 pub mod firewall;
+mod forwarding;
 pub mod listeners;
 mod live;
 pub mod networks;
