@@ -78,6 +78,10 @@ wire! {
         memory_swappiness: Option<i64>,
         oom_kill_disable: Option<bool>,
         pids_limit: Option<i64>,
+        /// Ours: bytes a second that a container may receive in each of its networks; zero is no limit.
+        omit network_rate_in: Option<i64>,
+        /// Ours: the same for what it sends.
+        omit network_rate_out: Option<i64>,
         ulimits: Option<Vec<Ulimit>>,
         cpu_count: i64,
         cpu_percent: i64,
@@ -120,6 +124,8 @@ wire! {
         memory_swappiness: Option<i64>,
         oom_kill_disable: Option<bool>,
         pids_limit: Option<i64>,
+        omit network_rate_in: Option<i64>,
+        omit network_rate_out: Option<i64>,
         ulimits: Option<Vec<Ulimit>>,
         /// Only in `update`; `None` leaves the policy as it is.
         restart_policy: Option<RestartPolicy>,

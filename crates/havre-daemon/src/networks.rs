@@ -71,6 +71,7 @@ impl Asked {
             options,
             ipam_options: BTreeMap::new(),
             labels: BTreeMap::new(),
+            ..NetworkSpec::default()
         };
         let gateway = |text: &String| {
             let address = text.parse::<IpAddr>();

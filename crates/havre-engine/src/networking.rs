@@ -64,7 +64,11 @@ pub async fn remove(engine: &Engine, name: &str) -> Result<(), EngineError> {
 pub async fn prune(engine: &Engine, chosen: impl Fn(&Network) -> bool) -> Result<Vec<String>, EngineError> {
     let mut removed = Vec::new();
     for network in engine.networks.list() {
-        if network.is_predefined() || !engine.networks.endpoints(&network.id).is_empty() || !chosen(&network)
+        // Configurations are nobody's place, and stay until they are removed by name.
+        if network.is_predefined()
+            || network.spec.config_only
+            || !engine.networks.endpoints(&network.id).is_empty()
+            || !chosen(&network)
         {
             continue;
         }

@@ -103,6 +103,9 @@ pub struct ContainerSpec {
     /// Devices that drivers provide.
     #[serde(default)]
     pub device_requests: Vec<DeviceRequest>,
+    /// How fast it may receive and send in each of its networks. Only with [`NetworkMode::Networks`].
+    #[serde(default)]
+    pub rates: havre_net::rate::Rates,
     /// The networks to join, in this order. Only with [`NetworkMode::Networks`].
     #[serde(default)]
     pub endpoints: Vec<EndpointSpec>,

@@ -20,9 +20,22 @@ pub enum NetError {
     /// There is no such network.
     #[error("network {0} not found")]
     NotFound(String),
-    /// There is no such driver.
-    #[error("plugin \"{0}\" not found")]
-    NoPlugin(String),
+    /// There is no network of this name that is a configuration.
+    #[error("configuration network {0:?} does not exist")]
+    NoConfiguration(String),
+    /// A plugin is not there, or did not do what it was asked.
+    #[error(transparent)]
+    Plugin(#[from] havre_plugin::PluginError),
+    /// What a plugin answered cannot be.
+    #[error("plugin {plugin:?} answered {method} with what cannot be used: {why}")]
+    Lie {
+        /// The plugin.
+        plugin: String,
+        /// What it was asked.
+        method: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The beginning of an id, or a name, fits several.
     #[error("network {name} is ambiguous ({count} matches found on {by})")]
     Ambiguous {
@@ -118,7 +131,8 @@ impl Classify for NetError {
                 ErrorKind::Forbidden
             }
             Self::Exists(_) => ErrorKind::Conflict,
-            Self::NotFound(_) | Self::NoPlugin(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::NoConfiguration(_) => ErrorKind::NotFound,
+            Self::Plugin(error) => error.kind(),
             Self::Ambiguous { .. } => ErrorKind::InvalidParameter,
             Self::NoSubnet | Self::NoAddress { .. } => ErrorKind::Unavailable,
             Self::Store(error) => error.kind(),
@@ -127,7 +141,8 @@ impl Classify for NetError {
             | Self::NoPort { .. }
             | Self::NotConnected(_)
             | Self::Kernel(_)
-            | Self::Namespace(_) => ErrorKind::Internal,
+            | Self::Namespace(_)
+            | Self::Lie { .. } => ErrorKind::Internal,
             Self::Unsupported(_) => ErrorKind::NotImplemented,
         }
     }

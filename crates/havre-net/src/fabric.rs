@@ -12,26 +12,30 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use havre_base::{ContainerId, EndpointId, NetworkId};
 use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
+use crate::drivers::remote::Plugins;
 use crate::drivers::{self, bridge, parent};
 use crate::firewall::Firewall;
-use crate::networks::{Endpoint, EndpointSpec, Network, Networks};
+use crate::networks::{Endpoint, EndpointSpec, Network, Networks, Prepared};
 use crate::options::GatewayMode;
 use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
+use crate::rate::{self, Rates};
 use crate::relay::{self, Relay};
 use crate::sandbox::{self, Sandbox};
-use crate::spec::{Driver, NetworkSpec};
+use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::stale::{self, Stale};
 use crate::{NetError, Result, forwarding};
 
 /// Giving back places takes a millisecond each; an engine that ends waits no longer than this.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+/// How long plugins may keep a start waiting by what they are told of containers that ended before.
+const FORGETTING: Duration = Duration::from_secs(10);
 
 /// The networks of this host.
 #[derive(Debug)]
@@ -52,6 +56,7 @@ pub struct Fabric {
     leaving: (Mutex<usize>, Condvar),
     /// Whether the default network's addresses on this host are used by others than its containers.
     default_is_used: AtomicBool,
+    plugins: Plugins,
 }
 
 /// A container is giving back its places, for as long as this is held.
@@ -105,7 +110,7 @@ impl Drop for Places<'_> {
         if !self.keep {
             for (_, endpoint) in &self.joined {
                 self.fabric.unguard(&endpoint.id);
-                self.fabric.networks.leave(&endpoint.id);
+                self.fabric.give_back(endpoint, None);
             }
         }
     }
@@ -133,7 +138,15 @@ impl Fabric {
             choosing,
             leaving,
             default_is_used,
+            plugins: Plugins::default(),
         })
+    }
+
+    /// The same, with plugins that are looked for elsewhere.
+    #[must_use]
+    pub fn with_plugins(mut self, folders: havre_plugin::Folders) -> Self {
+        self.plugins = Plugins::new(folders);
+        self
     }
 
     /// What is recorded.
@@ -150,6 +163,7 @@ impl Fabric {
     /// At start: gives back the places of containers that do not run, makes the devices that are missing and removes
     /// those of networks that are gone. What cannot be made is told, and fails again where it is needed.
     pub fn restore(&self, runs: &dyn Fn(&ContainerId) -> bool) {
+        self.forget(runs);
         self.networks.sweep(runs);
         let mut all = self.networks.list();
         // The default network is made for its first container, so that an engine without one leaves the host as it is.
@@ -158,7 +172,9 @@ impl Fabric {
         };
         all.retain(|network| !network.is_predefined() || used(network));
         let mut host = self.host();
-        if let Err(error) = drivers::sweep(&mut host, &all) {
+        if let Err(error) = rate::sweep(&mut host, &self.networks.all_endpoints())
+            .and_then(|()| drivers::sweep(&mut host, &all))
+        {
             tracing::warn!(
                 error = havre_base::chain(&error),
                 "cannot look for devices of networks that are gone"
@@ -170,7 +186,7 @@ impl Fabric {
                     self.forward_for(network, &mut host).and_then(|()| bridge::ensure(&mut host, network))
                 }
                 Driver::Macvlan | Driver::Ipvlan => parent::ensure(&mut host, network),
-                Driver::Host | Driver::Null => continue,
+                Driver::Host | Driver::Null | Driver::Remote(_) => continue,
             };
             if let Err(error) = made {
                 let name = &network.spec.name;
@@ -256,24 +272,63 @@ impl Fabric {
 
     /// Makes a network. Also returns which of its options have no effect.
     pub fn create(&self, spec: NetworkSpec) -> Result<(Network, Vec<String>)> {
-        let (network, warnings) = self.networks.create(spec)?;
+        let spec = self.networks.configured(spec)?;
+        spec.check()?;
+        let prepared = self.prepare(&spec)?;
+        let made = self.networks.create_prepared(spec.clone(), &prepared);
+        let (network, warnings) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.release_pools(&spec, prepared.blocks.as_deref());
+                return Err(error);
+            }
+        };
         if let Err(error) = self.lay(&network) {
             self.networks.remove(network.id.as_str())?;
+            self.release_pools(&spec, prepared.blocks.as_deref());
             drivers::remove(&mut self.host(), &network, &self.networks.list())?;
             return Err(error);
         }
         Ok((network, warnings))
     }
 
+    /// Asks the plugins of a network before it is made.
+    fn prepare(&self, spec: &NetworkSpec) -> Result<Prepared> {
+        let mut prepared = Prepared::default();
+        if let Driver::Remote(driver) = &spec.driver {
+            prepared.no_gateway = self.plugins.network(driver)?.check(spec)?;
+        }
+        if let Ipam::Remote(name) = &spec.ipam {
+            prepared.blocks = Some(self.plugins.ipam(name)?.pools(spec, prepared.no_gateway)?);
+        }
+        Ok(prepared)
+    }
+
+    fn release_pools(&self, spec: &NetworkSpec, blocks: Option<&[BlockSpec]>) {
+        if let (Ipam::Remote(name), Some(blocks)) = (&spec.ipam, blocks) {
+            match self.plugins.ipam(name) {
+                Ok(ipam) => ipam.release_pools(blocks),
+                Err(error) => {
+                    tracing::warn!(
+                        plugin = name,
+                        error = havre_base::chain(&error),
+                        "subnets are not given back"
+                    );
+                }
+            }
+        }
+    }
+
     /// Makes what is below a network.
     fn lay(&self, network: &Network) -> Result<()> {
-        match network.spec.driver {
+        match &network.spec.driver {
             Driver::Bridge => self.lay_bridge(network),
             Driver::Macvlan | Driver::Ipvlan => {
                 let mut host = self.host();
                 parent::supported(&mut host, network)?;
                 parent::ensure(&mut host, network).map(drop)
             }
+            Driver::Remote(driver) => self.plugins.network(driver)?.create_network(network),
             Driver::Host | Driver::Null => Ok(()),
         }
     }
@@ -302,6 +357,15 @@ impl Fabric {
     /// Removes a network that nobody is in, and its device.
     pub fn remove(&self, name: &str) -> Result<Network> {
         let network = self.networks.remove(name)?;
+        if let Driver::Remote(driver) = &network.spec.driver {
+            let deleted = self.plugins.network(driver).and_then(|plugin| plugin.delete_network(&network));
+            if let Err(error) = deleted {
+                // As with Docker it stays until its plugin removes it.
+                self.networks.put_back(&network)?;
+                return Err(error);
+            }
+        }
+        self.release_pools(&network.spec, Some(&network.blocks));
         if let Some(firewall) = &self.firewall {
             firewall.remove_network(&network.id)?;
         }
@@ -337,9 +401,8 @@ impl Fabric {
         let mut sandbox = Sandbox::create()?;
         for spec in asked {
             self.settle_default(spec)?;
-            let (network, endpoint) = self.networks.join(container, name, spec.clone())?;
-            places.joined.push((network, endpoint));
-            if let Some((network, endpoint)) = places.joined.last() {
+            places.joined.push(self.take_place(container, name, spec)?);
+            if let Some((network, endpoint)) = places.joined.last_mut() {
                 self.plug(&mut sandbox, network, endpoint)?;
             }
         }
@@ -376,8 +439,87 @@ impl Fabric {
         Ok(())
     }
 
-    pub(crate) fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &Endpoint) -> Result<()> {
-        match network.spec.driver {
+    /// Takes a place, with addresses of whoever gives them in that network.
+    pub(crate) fn take_place(
+        &self,
+        container: &ContainerId,
+        name: &str,
+        spec: &EndpointSpec,
+    ) -> Result<(Network, Endpoint)> {
+        let network = self.networks.find(&spec.network)?;
+        let Ipam::Remote(ipam) = &network.spec.ipam else {
+            return self.networks.join(container, name, spec.clone());
+        };
+        let (ipam, mut spec) = (self.plugins.ipam(ipam)?, spec.clone());
+        let addresses = ipam.addresses(&network, &mut spec)?;
+        let joined = self.networks.join_at(container, name, spec, Some(addresses.clone()));
+        if joined.is_err() {
+            ipam.release_addresses(&network, &addresses);
+        }
+        joined
+    }
+
+    /// Takes a place back, and tells the plugins of its network, of whom each call may take only so long.
+    pub(crate) fn give_back(&self, endpoint: &Endpoint, patience: Option<Duration>) {
+        if let Ok(network) = self.networks.find(endpoint.network.as_str()) {
+            let told = |plugin: &str, error: NetError| {
+                tracing::warn!(
+                    plugin,
+                    error = havre_base::chain(&error),
+                    "a plugin is not told of a container's end"
+                );
+            };
+            if let Driver::Remote(driver) = &network.spec.driver {
+                match self.plugins.network(driver) {
+                    Ok(plugin) => plugin.within(patience).remove_endpoint(&network, endpoint),
+                    Err(error) => told(driver, error),
+                }
+            }
+            if let Ipam::Remote(name) = &network.spec.ipam {
+                match self.plugins.ipam(name) {
+                    Ok(plugin) => plugin.within(patience).release_addresses(&network, &endpoint.addresses),
+                    Err(error) => told(name, error),
+                }
+            }
+        }
+        if endpoint.rates.out.is_some()
+            && let Err(error) = rate::forget(&mut self.host(), endpoint)
+        {
+            tracing::warn!(
+                error = havre_base::chain(&error),
+                "the link that limited a container's rate is left"
+            );
+        }
+        self.networks.leave(&endpoint.id);
+    }
+
+    /// Tells plugins of containers that ended while nobody was there.
+    fn forget(&self, runs: &dyn Fn(&ContainerId) -> bool) {
+        let is_remote = |network: &Network| {
+            matches!(network.spec.driver, Driver::Remote(_)) || matches!(network.spec.ipam, Ipam::Remote(_))
+        };
+        let deadline = Instant::now() + FORGETTING;
+        for endpoint in self.networks.all_endpoints() {
+            let network = self.networks.find(endpoint.network.as_str());
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !network.is_ok_and(|network| is_remote(&network)) || runs(&endpoint.container) {
+                continue;
+            }
+            if left.is_zero() {
+                tracing::warn!(endpoint = %endpoint.id, "plugins are too slow to be told of all containers that ended");
+                break;
+            }
+            self.give_back(&endpoint, Some(left / 4));
+        }
+    }
+
+    pub(crate) fn plug(
+        &self,
+        sandbox: &mut Sandbox,
+        network: &Network,
+        endpoint: &mut Endpoint,
+    ) -> Result<()> {
+        match &network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
                     self.lay_bridge(network)?;
@@ -404,6 +546,12 @@ impl Fabric {
                 drop(host);
                 made.and_then(|name| sandbox.bring_up(&name, network, endpoint))
                     .map_err(|error| self.unplugged(network, endpoint, error))
+            }
+            Driver::Remote(driver) => {
+                let plugin = self.plugins.network(driver)?;
+                plugin.plug(&self.host, sandbox, network, endpoint)?;
+                self.networks.amend(endpoint);
+                Ok(())
             }
         }
     }
@@ -447,10 +595,33 @@ impl Fabric {
         ))
     }
 
+    /// Limits how fast a container that is joined may receive and send, in each of its networks.
+    pub fn limit(&self, container: &ContainerId, rates: Rates) -> Result<()> {
+        for endpoint in self.networks.of_container(container) {
+            if endpoint.rates == rates {
+                continue;
+            }
+            let network = self.networks.find(endpoint.network.as_str())?;
+            if network.spec.driver != Driver::Bridge {
+                let (name, driver) = (&network.spec.name, network.spec.driver.name());
+                return Err(NetError::Invalid(format!(
+                    "the rate of container {} cannot be limited in network {name}: containers in networks of the driver {driver} have no end at the host, which only bridge networks have",
+                    endpoint.name
+                )));
+            }
+            rate::limit(&mut self.host(), &endpoint, rates)?;
+            self.networks.set_rates(&endpoint.id, rates);
+        }
+        Ok(())
+    }
+
     /// Ports lead to the place by which the container reaches the world.
     fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
-        let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
+        if let Driver::Remote(driver) = &network.spec.driver {
+            return self.plugins.network(driver)?.lead_out(network, endpoint, asked);
+        }
+        let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
         if network.spec.driver != Driver::Bridge {
             // As with Docker: the container is reached under its own address.
             let (network, driver) = (&network.spec.name, network.spec.driver.name());
@@ -515,7 +686,7 @@ impl Fabric {
             }
             self.close_port(&endpoint);
             self.unguard(&endpoint.id);
-            self.networks.leave(&endpoint.id);
+            self.give_back(&endpoint, None);
             self.stale.mark(&endpoint.published);
         }
     }

@@ -111,7 +111,7 @@ fn of_network(network: &Network) -> Elements {
 }
 
 /// Its number in IP packets.
-const fn number(protocol: Protocol) -> u8 {
+pub(crate) const fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,

@@ -16,6 +16,7 @@ use crate::fabric::Fabric;
 use crate::networks::{Endpoint, EndpointSpec, Network};
 use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
+use crate::rate::Rates;
 use crate::sandbox::{self, Sandbox, outer_name};
 use crate::spec::Driver;
 
@@ -27,12 +28,14 @@ impl Fabric {
         name: &str,
         spec: EndpointSpec,
         ports: &[PublishedPort],
+        rates: Rates,
         netns: OwnedFd,
     ) -> Result<(Network, Endpoint)> {
         let mut sandbox = Sandbox::of(netns)?;
         self.settle_default(&spec)?;
-        let (network, endpoint) = self.networks().join(container, name, spec)?;
-        let joined = self.plug(&mut sandbox, &network, &endpoint).and_then(|()| {
+        let (network, mut endpoint) = self.take_place(container, name, &spec)?;
+        let joined = self.plug(&mut sandbox, &network, &mut endpoint).and_then(|()| {
+            self.limit(container, rates)?;
             self.lead(&mut sandbox, container)?;
             self.republish(container, ports)
         });
@@ -63,7 +66,7 @@ impl Fabric {
         if let Some(sandbox) = &mut sandbox {
             sandbox.unplug(&place)?;
         }
-        self.networks().leave(&place.id);
+        self.give_back(&place, None);
         if let Some(sandbox) = &mut sandbox {
             self.lead(sandbox, container)?;
             // The ports stay the container's as long as it has a way out.
@@ -151,6 +154,7 @@ impl Fabric {
         name: &str,
         asked: &[EndpointSpec],
         ports: &[PublishedPort],
+        rates: Rates,
         netns: &dyn Fn() -> io::Result<OwnedFd>,
     ) -> Result<()> {
         let mut wanted = Vec::new();
@@ -170,7 +174,7 @@ impl Fabric {
         for (network, spec) in wanted {
             if !has.iter().any(|place| place.network == network) {
                 tracing::info!(%container, %network, "joining a network that a crash kept a container from");
-                self.join(container, name, spec.clone(), ports, netns()?)?;
+                self.join(container, name, spec.clone(), ports, rates, netns()?)?;
             }
         }
         self.republish(container, ports)

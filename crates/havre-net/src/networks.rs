@@ -17,7 +17,8 @@ use crate::addresses::Block;
 use crate::options::{GUARD, GatewayMode, Options, guard};
 use crate::pools::{Pools, overlap};
 use crate::ports::Publication;
-use crate::spec::{BlockSpec, Driver, NetworkSpec};
+use crate::rate::Rates;
+use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::{NetError, Result, drivers, routes};
 
 const NETWORKS: Table = Table("networks");
@@ -114,6 +115,33 @@ pub struct Endpoint {
     /// Which ports of the host lead to it.
     #[serde(default)]
     pub published: Vec<Publication>,
+    /// How fast it may receive and send.
+    #[serde(default)]
+    pub rates: Rates,
+    /// How it leads out, where a plugin decides that: through whom, or by the link itself for a family.
+    #[serde(default)]
+    pub ways: Vec<Way>,
+}
+
+/// A way out that a plugin named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    /// Through this router.
+    Gateway(IpAddr),
+    /// By the link itself, for IPv6 or IPv4.
+    Link {
+        /// Which of both.
+        ipv6: bool,
+    },
+}
+
+/// What others decided about a network before it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Prepared {
+    /// Its subnets, where a plugin gives them.
+    pub blocks: Option<Vec<BlockSpec>>,
+    /// Whether no gateway is chosen, for IPv4 and IPv6.
+    pub no_gateway: [bool; 2],
 }
 
 impl Endpoint {
@@ -175,7 +203,9 @@ impl Networks {
         }
         let mut state = self.state();
         let known = state.networks.values().find(|network| network.spec.name == spec.name).cloned();
-        let Some(mut known) = known else { return self.make(&mut state, spec).map(drop) };
+        let Some(mut known) = known else {
+            return self.make(&mut state, spec, &Prepared::default()).map(drop);
+        };
         if known.spec == spec {
             return Ok(());
         }
@@ -189,8 +219,8 @@ impl Networks {
         // The same network with another configuration. Where it names no subnet, the old one stays.
         state.networks.remove(&known.id);
         state.blocks.remove(&known.id);
-        let made =
-            self.plan(&state, &spec, &known.id, (spec.blocks == known.spec.blocks).then_some(&known.blocks))?;
+        let had = (spec.blocks == known.spec.blocks).then_some(&known.blocks);
+        let made = self.plan(&state, &spec, &known.id, had, &Prepared::default())?;
         (known.blocks, known.bridge) = made;
         known.spec = spec;
         self.db.commit(Batch::new().put(NETWORKS, known.id.as_str(), &known))?;
@@ -214,7 +244,7 @@ impl Networks {
         }
         state.networks.remove(&network.id);
         state.blocks.remove(&network.id);
-        let planned = self.plan(&state, &network.spec, &network.id, None);
+        let planned = self.plan(&state, &network.spec, &network.id, None, &Prepared::default());
         let planned = planned.and_then(|(blocks, bridge)| {
             let moved = Network { blocks, bridge, ..network.clone() };
             self.db.commit(Batch::new().put(NETWORKS, moved.id.as_str(), &moved))?;
@@ -229,6 +259,11 @@ impl Networks {
 
     /// Makes a network. Also returns which of its options have no effect.
     pub fn create(&self, spec: NetworkSpec) -> Result<(Network, Vec<String>)> {
+        self.create_prepared(spec, &Prepared::default())
+    }
+
+    /// The same where others have decided something before.
+    pub fn create_prepared(&self, spec: NetworkSpec, prepared: &Prepared) -> Result<(Network, Vec<String>)> {
         let (options, warnings) = spec.check()?;
         if options.mode4 == GatewayMode::Isolated && !spec.internal {
             return Err(NetError::Invalid(
@@ -249,12 +284,22 @@ impl Networks {
             )));
         }
         drivers::check(&spec, &options, state.networks.values())?;
-        Ok((self.make(&mut state, spec)?, warnings))
+        state.configuration(&spec)?;
+        Ok((self.make(&mut state, spec, prepared)?, warnings))
     }
 
-    fn make(&self, state: &mut State, spec: NetworkSpec) -> Result<Network> {
+    /// What is asked, with the configuration of the network that it names for that.
+    pub fn configured(&self, mut spec: NetworkSpec) -> Result<NetworkSpec> {
+        let from = self.state().configuration(&spec)?.cloned();
+        if let Some(from) = from {
+            spec.configure(&from.spec);
+        }
+        Ok(spec)
+    }
+
+    fn make(&self, state: &mut State, spec: NetworkSpec, prepared: &Prepared) -> Result<Network> {
         let id = NetworkId::random();
-        let (blocks, bridge) = self.plan(state, &spec, &id, None)?;
+        let (blocks, bridge) = self.plan(state, &spec, &id, None, prepared)?;
         let network = Network { id, created: SystemClock.now(), spec, blocks, bridge };
         self.db.commit(Batch::new().put(NETWORKS, network.id.as_str(), &network))?;
         state.insert(network.clone());
@@ -268,10 +313,15 @@ impl Networks {
         spec: &NetworkSpec,
         id: &NetworkId,
         had: Option<&Vec<BlockSpec>>,
+        prepared: &Prepared,
     ) -> Result<(Vec<BlockSpec>, String)> {
+        if spec.config_only {
+            return Ok((spec.blocks.clone(), String::new()));
+        }
         let (options, _) = Options::parse(&spec.driver, &spec.options)?;
-        let mut blocks = Vec::new();
-        if matches!(spec.driver, Driver::Bridge | Driver::Macvlan | Driver::Ipvlan) {
+        let mut blocks = prepared.blocks.clone().unwrap_or_default();
+        let has_blocks = !matches!(spec.driver, Driver::Host | Driver::Null);
+        if has_blocks && spec.ipam == Ipam::Own {
             for asked in had.unwrap_or(&spec.blocks) {
                 let of_family =
                     asked.subnet.is_none_or(|net| if net.addr().is_ipv6() { spec.ipv6 } else { spec.ipv4 });
@@ -294,7 +344,9 @@ impl Networks {
             }
             let has_gateway = |v6: bool| {
                 let mode = if v6 { options.mode6 } else { options.mode4 };
-                mode != GatewayMode::Isolated && drivers::wants_gateway(spec, &options)
+                mode != GatewayMode::Isolated
+                    && drivers::wants_gateway(spec, &options)
+                    && !prepared.no_gateway[usize::from(v6)]
             };
             for block in &mut blocks {
                 let Some(subnet) = block.subnet else { continue };
@@ -369,6 +421,11 @@ impl Networks {
                 "{name} is a pre-defined network and cannot be removed"
             )));
         }
+        let takes = |other: &Network| network.spec.config_only && other.spec.config_from == network.spec.name;
+        if state.networks.values().any(takes) {
+            let name = network.spec.name;
+            return Err(NetError::Predefined(format!("configuration network {name:?} is in use")));
+        }
         let inside: Vec<String> = state
             .endpoints
             .values()
@@ -391,8 +448,22 @@ impl Networks {
         name: &str,
         spec: EndpointSpec,
     ) -> Result<(Network, Endpoint)> {
+        self.join_at(container, name, spec, None)
+    }
+
+    /// The same, with addresses that somebody else gave.
+    pub fn join_at(
+        &self,
+        container: &ContainerId,
+        name: &str,
+        spec: EndpointSpec,
+        at: Option<Vec<IpNet>>,
+    ) -> Result<(Network, Endpoint)> {
         let mut state = self.state();
         let network = state.find(&spec.network)?.clone();
+        if network.spec.config_only {
+            return Err(NetError::Predefined("cannot create endpoint on configuration-only network".into()));
+        }
         let already =
             |endpoint: &&Endpoint| endpoint.network == network.id && endpoint.container == *container;
         if state.endpoints.values().any(|endpoint| already(&endpoint)) {
@@ -404,8 +475,7 @@ impl Networks {
         if let Some(value) = spec.options.get(GUARD) {
             guard(GUARD, value)?;
         }
-        let own_mac = network.spec.driver != Driver::Ipvlan;
-        if !own_mac && spec.mac.is_some() {
+        if network.spec.driver == Driver::Ipvlan && spec.mac.is_some() {
             return Err(NetError::Invalid(
                 "ipvlan interfaces do not support custom mac address assignment".into(),
             ));
@@ -413,6 +483,17 @@ impl Networks {
         let mut addresses: Vec<IpNet> = Vec::new();
         let given = state.blocks.entry(network.id.clone()).or_default();
         let taken = (|| {
+            if let Some(at) = at {
+                for net in at {
+                    let block = given.iter_mut().find(|block| block.subnet().contains(&net.addr()));
+                    block.ok_or(NetError::AddressOutside(net.addr()))?.take(net.addr())?;
+                    addresses.push(net);
+                }
+                return Ok(());
+            }
+            if network.spec.ipam == Ipam::Null {
+                return Ok(());
+            }
             for (ipv6, wanted) in [(false, spec.ipv4.map(IpAddr::V4)), (true, spec.ipv6.map(IpAddr::V6))] {
                 if let Some(net) = choose(&network, given, ipv6, wanted)? {
                     addresses.push(net);
@@ -426,7 +507,12 @@ impl Networks {
             }
             return Err(error);
         }
-        let mac = if own_mac { spec.mac.unwrap_or_else(|| mac_of(&addresses)) } else { [0; 6] };
+        let mac = match network.spec.driver {
+            Driver::Ipvlan => [0; 6],
+            // The plugin says which.
+            Driver::Remote(_) => spec.mac.unwrap_or_default(),
+            _ => spec.mac.unwrap_or_else(|| mac_of(&addresses)),
+        };
         let endpoint = Endpoint {
             id: EndpointId::random(),
             network: network.id.clone(),
@@ -436,6 +522,8 @@ impl Networks {
             mac,
             spec,
             published: Vec::new(),
+            rates: Rates::default(),
+            ways: Vec::new(),
         };
         self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), &endpoint));
         state.endpoints.insert(endpoint.id.clone(), endpoint.clone());
@@ -451,6 +539,38 @@ impl Networks {
         }
         self.db.enqueue(Batch::new().delete(ENDPOINTS, endpoint.id.as_str()));
         Some(endpoint)
+    }
+
+    /// Records what a plugin decided about a place: its addresses, its hardware address and its ways out.
+    pub fn amend(&self, amended: &Endpoint) {
+        let mut state = self.state();
+        let State { endpoints, blocks, .. } = &mut *state;
+        let Some(endpoint) = endpoints.get_mut(&amended.id) else { return };
+        for net in amended.addresses.iter().filter(|net| !endpoint.addresses.contains(net)) {
+            for block in blocks.get_mut(&endpoint.network).into_iter().flatten() {
+                // Whoever else has it was told by the same plugin.
+                block.take(net.addr()).unwrap_or(());
+            }
+        }
+        endpoint.clone_from(amended);
+        self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), endpoint));
+    }
+
+    /// Records a network again whose removal did not succeed.
+    pub fn put_back(&self, network: &Network) -> Result<()> {
+        let mut state = self.state();
+        self.db.commit(Batch::new().put(NETWORKS, network.id.as_str(), network))?;
+        state.insert(network.clone());
+        Ok(())
+    }
+
+    /// Records how fast a place may receive and send.
+    pub fn set_rates(&self, endpoint: &EndpointId, rates: Rates) {
+        let mut state = self.state();
+        if let Some(endpoint) = state.endpoints.get_mut(endpoint) {
+            endpoint.rates = rates;
+            self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), endpoint));
+        }
     }
 
     /// Records which ports of the host lead to a place.
@@ -544,18 +664,19 @@ fn mac_of(addresses: &[IpNet]) -> [u8; 6] {
             let [.., a, b, c, d] = v6.octets();
             [0x02, 0x43, a, b, c, d]
         }
-        None => {
-            let random = EndpointId::random();
-            let byte = |at: usize| {
-                random.as_str().get(at..at + 2).and_then(|text| u8::from_str_radix(text, 16).ok())
-            };
-            let mut mac = [0x02, 0x44, 0, 0, 0, 0];
-            for (at, place) in mac.iter_mut().skip(2).enumerate() {
-                *place = byte(at * 2).unwrap_or(1);
-            }
-            mac
-        }
+        None => random_mac(),
     }
+}
+
+/// Locally administered.
+pub(crate) fn random_mac() -> [u8; 6] {
+    let random = EndpointId::random();
+    let byte = |at: usize| random.as_str().get(at..at + 2).and_then(|text| u8::from_str_radix(text, 16).ok());
+    let mut mac = [0x02, 0x44, 0, 0, 0, 0];
+    for (at, place) in mac.iter_mut().skip(2).enumerate() {
+        *place = byte(at * 2).unwrap_or(1);
+    }
+    mac
 }
 
 impl State {
@@ -607,11 +728,21 @@ impl State {
         }
     }
 
+    /// The network whose configuration another one asks for.
+    fn configuration(&self, spec: &NetworkSpec) -> Result<Option<&Network>> {
+        if spec.config_from.is_empty() {
+            return Ok(None);
+        }
+        let found = self
+            .networks
+            .values()
+            .find(|network| network.spec.config_only && network.spec.name == spec.config_from);
+        found.map(Some).ok_or_else(|| NetError::NoConfiguration(spec.config_from.clone()))
+    }
+
     /// What no other network may overlap; with the host's routes where nobody chose.
     fn taken(&self, routes: bool) -> Vec<IpNet> {
-        let subnets =
-            self.networks.values().flat_map(|network| &network.blocks).filter_map(|block| block.subnet);
-        let mut taken: Vec<IpNet> = subnets.collect();
+        let mut taken: Vec<IpNet> = self.subnets().map(|(net, _)| net).collect();
         if routes {
             taken.extend(routes::of_host());
         }
@@ -619,14 +750,22 @@ impl State {
     }
 
     fn check_free(&self, wanted: &IpNet) -> Result<()> {
-        for network in self.networks.values() {
-            let nets = network.blocks.iter().filter_map(|block| block.subnet);
-            if let Some(other) = nets.into_iter().find(|net| overlap(net, wanted)) {
+        match self.subnets().find(|(net, _)| overlap(net, wanted)) {
+            Some((other, network)) => {
                 let other = format!("{other} of network {}", network.spec.name);
-                return Err(NetError::Overlap { wanted: *wanted, other });
+                Err(NetError::Overlap { wanted: *wanted, other })
             }
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The subnets that this engine gave; what plugins give is in spaces of their own.
+    fn subnets(&self) -> impl Iterator<Item = (IpNet, &Network)> {
+        let own = self
+            .networks
+            .values()
+            .filter(|network| network.spec.ipam == Ipam::Own && !network.spec.config_only);
+        own.flat_map(|network| network.blocks.iter().filter_map(move |block| Some((block.subnet?, network))))
     }
 }
 
@@ -647,6 +786,7 @@ mod tests {
             options: BTreeMap::new(),
             ipam_options: BTreeMap::new(),
             labels: BTreeMap::new(),
+            ..NetworkSpec::default()
         }
     }
 

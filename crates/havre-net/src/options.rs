@@ -157,6 +157,8 @@ impl Options {
                 Driver::Bridge => options.of_bridge(key, value)?,
                 Driver::Macvlan => options.of_vlan(key, value, driver, &macvlan::MODES, &[])?,
                 Driver::Ipvlan => options.of_vlan(key, value, driver, &ipvlan::MODES, &ipvlan::FLAGS)?,
+                // They are the plugin's.
+                Driver::Remote(_) => true,
                 Driver::Host | Driver::Null => false,
             };
             if !known && key.starts_with("com.docker.network.") {

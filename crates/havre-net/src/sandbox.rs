@@ -16,8 +16,9 @@ use havre_sys::netlink::table::RouteEntry;
 use havre_sys::netns;
 
 use crate::drivers::ipvlan;
-use crate::networks::{Endpoint, Network};
+use crate::networks::{Endpoint, Network, Way};
 use crate::place::PlaceOptions;
+use crate::spec::Driver;
 use crate::{NetError, Result};
 
 /// How long an address may belong to a link whose namespace is being taken away.
@@ -150,6 +151,47 @@ impl Sandbox {
             }
             there = self.route.addresses(Some(index))?.into_iter().map(|one| one.address).collect();
         }
+    }
+
+    /// The name that an interface of a plugin's gets: the one it wants, or the lowest free one.
+    pub(crate) fn plugin_name(&mut self, wanted: &str, prefix: &str) -> Result<String> {
+        if wanted.is_empty() {
+            return self.unused(if prefix.is_empty() { "eth" } else { prefix });
+        }
+        Ok(wanted.to_owned())
+    }
+
+    /// Takes an interface of the host.
+    pub(crate) fn take(&self, host: &mut Route, index: u32, name: &str) -> Result<()> {
+        Ok(host.change(|changes| changes.move_as(index, self.netns.as_fd(), name))?)
+    }
+
+    /// The hardware address of an interface in it; zero where it has none as Ethernet has.
+    pub(crate) fn mac_of(&mut self, name: &str) -> Result<[u8; 6]> {
+        Ok(self.route.link(name)?.mac.unwrap_or_default())
+    }
+
+    /// Gives an interface in it another hardware address.
+    pub(crate) fn set_mac(&mut self, name: &str, mac: [u8; 6]) -> Result<()> {
+        if self.mac_of(name)? == mac {
+            return Ok(());
+        }
+        Ok(self.route.change(|changes| changes.set_mac(name, mac))?)
+    }
+
+    /// Adds routes in their order; those without a gateway are by this interface.
+    pub(crate) fn add_routes(&mut self, name: &str, routes: &[RouteEntry]) -> Result<()> {
+        let index = self.route.link(name)?.index;
+        let mut routes = routes.to_vec();
+        // A gateway may be reached by one that was named behind it.
+        routes.sort_by_key(|route| route.gateway.is_some());
+        for route in &mut routes {
+            if route.gateway.is_none() {
+                route.link = Some(index);
+            }
+            self.route.change(|changes| changes.add_route(route))?;
+        }
+        Ok(())
     }
 
     /// Cuts its link to a network and frees the name; the kernel forgets the link behind, which takes it tens of
@@ -300,6 +342,15 @@ fn leading_out<'a>(
 ) -> Vec<(&'a Network, &'a Endpoint, Option<IpAddr>)> {
     let mut out: Vec<(&Network, &Endpoint, Option<IpAddr>)> = Vec::new();
     for (network, endpoint) in joined.iter().filter(|(network, _)| network.leads_out()) {
+        if matches!(network.spec.driver, Driver::Remote(_)) {
+            let way = endpoint.ways.iter().find_map(|way| match way {
+                Way::Gateway(gateway) if gateway.is_ipv6() == ipv6 => Some(Some(*gateway)),
+                Way::Link { ipv6: of } if *of == ipv6 => Some(None),
+                _ => None,
+            });
+            out.extend(way.map(|way| (*network, *endpoint, way)));
+            continue;
+        }
         let of_family =
             |block: &&crate::spec::BlockSpec| block.subnet.is_some_and(|net| net.addr().is_ipv6() == ipv6);
         let has = endpoint.addresses.iter().any(|net| net.addr().is_ipv6() == ipv6);

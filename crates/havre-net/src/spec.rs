@@ -15,11 +15,14 @@ use crate::{NetError, Result};
 /// Names that are not given to networks of users.
 pub const PREDEFINED: [&str; 4] = ["bridge", "host", "none", "default"];
 const LONGEST_NAME: usize = 255;
+/// What is said where a network would need other machines.
+pub const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
 
 /// Who makes a network's links.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Driver {
     /// A bridge of the host's.
+    #[default]
     Bridge,
     /// The host's own namespace.
     Host,
@@ -29,22 +32,25 @@ pub enum Driver {
     Macvlan,
     /// As macvlan, with the interface's own hardware address.
     Ipvlan,
+    /// A plugin of this name.
+    Remote(String),
 }
 
 impl Driver {
     /// Its name.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Bridge => "bridge",
             Self::Host => "host",
             Self::Null => "null",
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
+            Self::Remote(name) => name,
         }
     }
 
-    /// The driver of this name.
+    /// The driver of this name; what is not built in is a plugin, which need not be there.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
             "" | "bridge" => Ok(Self::Bridge),
@@ -53,10 +59,8 @@ impl Driver {
             "host" | "null" => {
                 Err(NetError::Predefined(format!("only one instance of \"{name}\" network is allowed")))
             }
-            "overlay" => Err(NetError::Predefined(
-                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.".into(),
-            )),
-            other => Err(NetError::NoPlugin(other.into())),
+            "overlay" => Err(NetError::Predefined(NO_SWARM.into())),
+            other => Ok(Self::Remote(other.into())),
         }
     }
 }
@@ -72,6 +76,9 @@ pub struct BlockSpec {
     pub gateway: Option<IpAddr>,
     /// Addresses that are somebody else's, by name.
     pub auxiliary: BTreeMap<String, IpAddr>,
+    /// What a plugin that gives the addresses calls it.
+    #[serde(default)]
+    pub pool: String,
 }
 
 /// A block as a client writes it.
@@ -88,7 +95,7 @@ pub struct BlockText {
 }
 
 /// What is asked of a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NetworkSpec {
     /// Its name.
     pub name: String,
@@ -110,6 +117,49 @@ pub struct NetworkSpec {
     pub ipam_options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Who gives the addresses; nothing is this engine itself.
+    #[serde(default)]
+    pub ipam: Ipam,
+    /// It is nothing but a configuration for others.
+    #[serde(default)]
+    pub config_only: bool,
+    /// The network whose configuration it has; empty where it has its own.
+    #[serde(default)]
+    pub config_from: String,
+}
+
+/// Who gives a network's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Ipam {
+    /// This engine.
+    #[default]
+    Own,
+    /// Nobody: there are none.
+    Null,
+    /// A plugin of this name.
+    Remote(String),
+}
+
+impl Ipam {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Own => "default",
+            Self::Null => "null",
+            Self::Remote(name) => name,
+        }
+    }
+
+    /// The one of this name; what is not built in is a plugin, which need not be there.
+    #[must_use]
+    pub fn parse(name: &str) -> Self {
+        match name {
+            "" | "default" => Self::Own,
+            "null" => Self::Null,
+            other => Self::Remote(other.into()),
+        }
+    }
 }
 
 impl NetworkSpec {
@@ -137,7 +187,29 @@ impl NetworkSpec {
                 });
             }
         }
+        if self.config_only {
+            // Whoever takes it over has a driver, which reads them.
+            return Ok((Options::default(), Vec::new()));
+        }
+        let of_kernel = matches!(self.driver, Driver::Bridge | Driver::Macvlan | Driver::Ipvlan);
+        if of_kernel && self.ipam == Ipam::Null {
+            // As Docker's drivers say of pools that hold everything.
+            let version = if self.ipv4 { 4 } else { 6 };
+            return Err(NetError::Invalid(format!("ipv{version} pool is empty")));
+        }
         Options::parse(&self.driver, &self.options)
+    }
+}
+
+impl NetworkSpec {
+    /// Takes over the configuration of another network.
+    pub(crate) fn configure(&mut self, from: &Self) {
+        (self.ipv4, self.ipv6) = (from.ipv4, from.ipv6);
+        (self.blocks, self.options) = (from.blocks.clone(), from.options.clone());
+        (self.ipam, self.ipam_options) = (from.ipam.clone(), from.ipam_options.clone());
+        for (key, value) in &from.labels {
+            self.labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
 }
 
@@ -213,7 +285,7 @@ fn block(text: &BlockText, faults: &mut Vec<String>) -> Option<BlockSpec> {
             auxiliary.insert(name.clone(), address);
         }
     }
-    Some(BlockSpec { subnet: Some(subnet), range, gateway, auxiliary })
+    Some(BlockSpec { subnet: Some(subnet), range, gateway, auxiliary, pool: String::new() })
 }
 
 fn cidr(what: &str, text: &str, faults: &mut Vec<String>) -> Option<IpNet> {
@@ -268,6 +340,7 @@ mod tests {
             options: BTreeMap::new(),
             ipam_options: BTreeMap::new(),
             labels: BTreeMap::new(),
+            ..NetworkSpec::default()
         }
     }
 
@@ -318,6 +391,6 @@ mod tests {
         let twice = blocks(&[text("10.0.0.0/8", "", ""), text("10.1.0.0/16", "", "")]).unwrap();
         assert!(matches!(NetworkSpec { blocks: twice, ..spec("a") }.check(), Err(NetError::Overlap { .. })));
         assert!(Driver::parse("overlay").unwrap_err().to_string().contains("not a swarm manager"));
-        assert!(Driver::parse("weave").unwrap_err().to_string().contains("plugin \"weave\" not found"));
+        assert_eq!(Driver::parse("weave").unwrap(), Driver::Remote("weave".into()));
     }
 }

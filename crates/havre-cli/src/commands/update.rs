@@ -6,7 +6,7 @@ use havre_api::network::PortMap;
 use crate::App;
 use crate::container::flags::LIMITS;
 use crate::container::ports::publish;
-use crate::container::{nano_cpus, restart};
+use crate::container::{nano_cpus, rate, restart};
 use crate::failure::{Failure, describe};
 use crate::format::table::harmless;
 use crate::output;
@@ -39,6 +39,7 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
             args.text("blkio-weight")
         ))
     })?;
+    let limited = |flag: &str| rate(flag, args.text(flag)).map_err(Failure::usage);
     let policy = if args.text("restart").is_empty() {
         None
     } else {
@@ -59,6 +60,8 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         memory_reservation: args.bytes("memory-reservation"),
         memory_swap: args.bytes("memory-swap"),
         pids_limit: args.number("pids-limit"),
+        network_rate_in: limited("network-rate-in")?,
+        network_rate_out: limited("network-rate-out")?,
         restart_policy: policy,
         publish_add: ports(args, "publish-add")?,
         publish_remove: ports(args, "publish-rm")?,

@@ -16,6 +16,14 @@ pub(crate) const LIMITS: &[Flag] = &[
     bytes("memory", "Memory limit").short('m'),
     bytes("memory-reservation", "Memory that is kept for the container under pressure"),
     bytes("memory-swap", "Limit of memory and swap together; -1 for unlimited swap"),
+    Flag {
+        word: "rate",
+        ..text("network-rate-in", "Limit of what it receives, in each network (10mbit, 1.25MB/s; 0 for none)")
+    },
+    Flag {
+        word: "rate",
+        ..text("network-rate-out", "Limit of what it sends, in each network (10mbit, 1.25MB/s; 0 for none)")
+    },
     int("pids-limit", "Greatest number of processes; -1 for no limit"),
 ];
 

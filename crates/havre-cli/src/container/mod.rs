@@ -10,8 +10,10 @@ mod mounts;
 mod networks;
 pub(crate) mod ports;
 pub(crate) mod proxies;
+mod rates;
 mod request;
 mod security;
 
 pub(crate) use cid_file::CidFile;
+pub(crate) use rates::rate;
 pub(crate) use request::{Creation, creation, environment, nano_cpus, restart};

@@ -7,6 +7,7 @@ use havre_api::container::{Config, CreateRequest, HealthConfig};
 use havre_api::host::{DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy};
 
 use super::mounts::{self, Volume};
+use super::rates::rate;
 use super::{devices, networks, ports, security};
 use crate::files;
 use crate::spec::Args;
@@ -318,6 +319,8 @@ fn host_config(args: &Args, size: Option<(u16, u16)>) -> Result<HostConfig, Stri
         memory_swappiness: Some(args.number("memory-swappiness").unwrap_or(-1)),
         oom_kill_disable: Some(args.on("oom-kill-disable")),
         pids_limit: Some(number("pids-limit")),
+        network_rate_in: rate("network-rate-in", args.text("network-rate-in"))?,
+        network_rate_out: rate("network-rate-out", args.text("network-rate-out"))?,
         ulimits: Some(each(args, "ulimit", security::ulimit)?.unwrap_or_default()),
         cpu_count: number("cpu-count"),
         cpu_percent: number("cpu-percent"),

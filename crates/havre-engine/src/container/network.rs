@@ -56,7 +56,7 @@ impl Container {
         if let Some(pid) = self.now.state.pid() {
             let name = self.now.name.to_string();
             let joined = self.rejoin(pid, fixed.clone(), move |fabric, fixed, ports, netns| {
-                fabric.join(&fixed.id, &name, spec, ports, netns).map(drop)
+                fabric.join(&fixed.id, &name, spec, ports, fixed.spec.rates, netns).map(drop)
             });
             joined.await?;
             self.commit_fixed(fixed).await?;
@@ -163,7 +163,7 @@ impl Container {
                     .network_namespace(fixed, pid)
                     .map_err(|error| std::io::Error::other(error.to_string()))
             };
-            fabric.mend(&fixed.id, &name, &fixed.spec.endpoints, &ports, &netns)
+            fabric.mend(&fixed.id, &name, &fixed.spec.endpoints, &ports, fixed.spec.rates, &netns)
         });
         let mended = mended.await.and_then(|done| done.map_err(EngineError::from));
         if let Err(error) = mended {

@@ -95,7 +95,11 @@ impl Container {
                 asked => asked,
             };
             let connected = launcher.fabric.connect(&fixed.id, &name, asked, &ports)?;
-            match launcher.names.changed(&fixed, connected.namespace.as_fd()) {
+            let limited = match fixed.spec.rates {
+                rates if rates.is_none() => Ok(()),
+                rates => launcher.fabric.limit(&fixed.id, rates),
+            };
+            match limited.and_then(|()| launcher.names.changed(&fixed, connected.namespace.as_fd())) {
                 Ok(keep) => Ok((Some(connected), keep)),
                 Err(error) => {
                     launcher.disconnected(&fixed.id);

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use havre_net::ports::PublishedPort;
+use havre_net::rate::Rates;
 use havre_oci::runtime::LinuxPids;
-use havre_runtime::cgroup::Cgroup;
 use havre_store::db::Batch;
 
 use super::Container;
@@ -25,6 +25,8 @@ pub struct Revised {
     pub restart: RestartPolicy,
     /// All ports that are to be reached on the host.
     pub published: Vec<PublishedPort>,
+    /// How fast it may receive and send.
+    pub rates: Rates,
     /// What inspection shows.
     pub asked: serde_json::Value,
 }
@@ -40,7 +42,7 @@ impl Container {
         if self.now.state == State::Removing {
             return Err(refused("Container is marked for removal and cannot be \"update\"."));
         }
-        let Revised { resources, restart, published, asked } = revise(&self.fixed)?;
+        let Revised { resources, restart, published, rates, asked } = revise(&self.fixed)?;
         if self.fixed.spec.auto_remove && restart != RestartPolicy::No {
             let why = "Restart policy cannot be updated because AutoRemove is enabled for the container";
             return Err(refused(why));
@@ -59,23 +61,34 @@ impl Container {
         } else {
             None
         };
-        let undo = |live: &Option<_>| {
-            if let Some((cgroup, changed)) = live {
-                Cgroup::undo(cgroup, changed);
-            }
+        let before = std::mem::replace(&mut fixed.spec.rates, rates);
+        let published = if replaces { self.publish_ports(&fixed).await } else { Ok(()) };
+        let changed = match published {
+            Ok(()) if before != rates => self.limit(rates).await,
+            done => done,
         };
-        if replaces && let Err(error) = self.publish_ports(&fixed).await {
-            undo(&live);
-            return Err(error);
-        }
         let key = self.fixed.id.as_str();
         // The state goes along: a policy that is new decides by it after a power loss.
         let batch = Batch::new().put(CONTAINERS, key, &fixed).put(STATES, key, &self.now);
-        if let Err(error) = self.launcher.commit(batch).await {
-            undo(&live);
-            if replaces && let Err(error) = self.publish_ports(&self.fixed).await {
-                let error = havre_base::chain(&error);
-                tracing::warn!(container = key, error, "cannot publish the ports as they were");
+        let committed = match changed {
+            Ok(()) => self.launcher.commit(batch).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = committed {
+            let told = |undone: Result<(), EngineError>| {
+                if let Err(error) = undone {
+                    let error = havre_base::chain(&error);
+                    tracing::warn!(container = key, error, "a refused update is not undone");
+                }
+            };
+            if before != rates {
+                told(self.limit(before).await);
+            }
+            if replaces {
+                told(self.publish_ports(&self.fixed).await);
+            }
+            if let Some((cgroup, changed)) = &live {
+                cgroup.undo(changed);
             }
             return Err(error);
         }
@@ -83,5 +96,15 @@ impl Container {
         self.publish();
         self.happened("update", &[]);
         Ok(live.map(|(_, changed)| changed.warnings).unwrap_or_default())
+    }
+
+    /// Limits how fast it may receive and send, if it runs.
+    async fn limit(&self, rates: Rates) -> Result<(), EngineError> {
+        if !self.now.state.is_alive() {
+            return Ok(());
+        }
+        let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
+        let limit = tokio::task::spawn_blocking(move || launcher.fabric.limit(&id, rates));
+        Ok(limit.await.map_err(|_| EngineError::ShuttingDown)??)
     }
 }

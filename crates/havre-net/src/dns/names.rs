@@ -246,6 +246,7 @@ pub(super) mod tests {
             options: BTreeMap::new(),
             ipam_options: BTreeMap::new(),
             labels: BTreeMap::new(),
+            ..NetworkSpec::default()
         }
     }
 

@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod ipvlan;
 pub mod macvlan;
 pub mod parent;
+pub mod remote;
 
 use havre_base::NetworkId;
 use havre_sys::netlink::{NetlinkError, Route};
@@ -38,7 +39,7 @@ pub fn check<'a>(
 ) -> Result<()> {
     match spec.driver {
         Driver::Macvlan | Driver::Ipvlan => parent::check(spec, options, others),
-        Driver::Bridge | Driver::Host | Driver::Null => Ok(()),
+        Driver::Bridge | Driver::Host | Driver::Null | Driver::Remote(_) => Ok(()),
     }
 }
 
@@ -49,7 +50,7 @@ pub fn wants_gateway(spec: &NetworkSpec, options: &Options) -> bool {
         Driver::Macvlan | Driver::Ipvlan => {
             !spec.internal && !options.parent.is_empty() && !ipvlan::routes_by_link(options)
         }
-        Driver::Bridge | Driver::Host | Driver::Null => true,
+        Driver::Bridge | Driver::Host | Driver::Null | Driver::Remote(_) => true,
     }
 }
 
@@ -59,7 +60,7 @@ pub fn remove(route: &mut Route, network: &Network, others: &[Network]) -> Resul
     match network.spec.driver {
         Driver::Bridge => bridge::remove(route, network),
         Driver::Macvlan | Driver::Ipvlan => parent::remove(route, network, others),
-        Driver::Host | Driver::Null => Ok(()),
+        Driver::Host | Driver::Null | Driver::Remote(_) => Ok(()),
     }
 }
 

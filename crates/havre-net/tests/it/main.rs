@@ -6,6 +6,7 @@ mod firewall;
 mod guard;
 mod host_rules;
 mod modes;
+mod plugins;
 mod vlans;
 mod watch;
 
@@ -63,6 +64,7 @@ fn spec(name: &str) -> NetworkSpec {
         options: BTreeMap::new(),
         ipam_options: BTreeMap::new(),
         labels: BTreeMap::new(),
+        ..NetworkSpec::default()
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use havre_api::host::{HostConfig, ThrottleDevice};
 use havre_engine::spec::Resources;
+use havre_net::rate::{LEAST, Rates};
 use havre_oci::runtime::{DeviceRule, Rlimit};
 
 use crate::error::Refusal;
@@ -102,6 +103,25 @@ fn check_list(what: &str, kind: &str, asked: &str) -> Result<(), Refusal> {
     Err(Refusal::invalid(format!(
         "Requested {what} are not available - requested {asked}, available: {online}"
     )))
+}
+
+/// Where a rate cannot be limited.
+pub(super) const NO_RATE: &str = "NetworkRateIn and NetworkRateOut need networks of the container's own: in the host's, none, or another container's network nothing is limited";
+
+/// How fast a container may receive and send.
+pub(super) fn rates(host: &HostConfig) -> Result<Rates, Refusal> {
+    let rate = |name: &str, given: Option<i64>| match given.map(u64::try_from) {
+        None | Some(Ok(0)) => Ok(None),
+        Some(Ok(rate)) if rate >= LEAST => Ok(Some(rate)),
+        _ => Err(Refusal::invalid(format!(
+            "invalid {name} {}: want at least {LEAST} bytes a second, or 0 for no limit",
+            given.unwrap_or_default()
+        ))),
+    };
+    Ok(Rates {
+        into: rate("NetworkRateIn", host.network_rate_in)?,
+        out: rate("NetworkRateOut", host.network_rate_out)?,
+    })
 }
 
 /// Limits, checked as Docker checks them.

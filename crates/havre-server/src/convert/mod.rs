@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
 use havre_base::{Classify as _, ContainerName, ErrorKind, chain};
-use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, RestartPolicy, Sharing};
+use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, NetworkMode, RestartPolicy, Sharing};
 use havre_engine::{Containers, CreateRequest as Wanted, HOST_GATEWAY, OWN_RUNTIME};
 
 use crate::error::Refusal;
@@ -171,6 +171,10 @@ pub(crate) fn create(
     };
     host.shm_size = shm;
     host.runtime = containers.runtime(&host.runtime)?;
+    let rates = limits::rates(&host)?;
+    if !rates.is_none() && networking.mode != NetworkMode::Networks {
+        return Err(Refusal::invalid(limits::NO_RATE));
+    }
     let spec = ContainerSpec {
         image: config.image.clone(),
         entrypoint: config.entrypoint.clone(),
@@ -206,6 +210,7 @@ pub(crate) fn create(
         read_only: host.readonly_rootfs,
         security: security::security(&host)?,
         resources: limits::resources(&host)?,
+        rates,
         devices: security::devices(&host)?,
         sysctls: host.sysctls.clone().unwrap_or_default(),
         rlimits: limits::ulimits(&host)?,

@@ -31,10 +31,7 @@ pub(crate) fn network_spec(
         ));
     }
     if matches!(request.scope.as_str(), "swarm" | "global") {
-        return Err(Refusal::new(
-            ErrorKind::Unavailable,
-            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
-        ));
+        return Err(Refusal::new(ErrorKind::Unavailable, havre_net::spec::NO_SWARM));
     }
     if !matches!(request.scope.as_str(), "" | "local") {
         return Err(Refusal::invalid(format!("invalid network scope: {}", request.scope)));
@@ -43,15 +40,40 @@ pub(crate) fn network_spec(
     if request.ingress {
         return Err(Refusal::new(ErrorKind::Forbidden, "Ingress network can only be global scope network"));
     }
-    if request.config_only {
-        return Err(Refusal::not_yet("networks that only hold a configuration (--config-only)"));
-    }
-    if request.config_from.is_some_and(|from| !from.network.is_empty()) {
-        return Err(Refusal::not_yet("networks with the configuration of another (--config-from)"));
+    let config_from = request.config_from.map(|from| from.network).unwrap_or_default();
+    let forbidden = |why: &str| Err(Refusal::new(ErrorKind::Forbidden, why));
+    if request.config_only
+        && (request.ingress || request.internal || request.attachable || !request.scope.is_empty())
+    {
+        return forbidden(
+            "configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported.",
+        );
     }
     let mut options = request.options.unwrap_or_default();
-    for (key, value) in defaults.network_options.get(driver.name()).into_iter().flatten() {
-        options.entry(key.clone()).or_insert_with(|| value.clone());
+    let labels = request.labels.unwrap_or_default();
+    let ipam = request.ipam.unwrap_or_default();
+    if !config_from.is_empty() {
+        let own_addresses = !matches!(ipam.driver.as_str(), "" | "default")
+            || ipam.options.as_ref().is_some_and(|options| !options.is_empty())
+            || ipam.config.as_ref().is_some_and(|blocks| !blocks.is_empty());
+        if request.config_only {
+            return forbidden("a configuration network cannot depend on another configuration network");
+        }
+        let own_families = request.enable_ipv4 == Some(false) || request.enable_ipv6 == Some(true);
+        if own_addresses || own_families || !labels.is_empty() {
+            return forbidden(
+                "user specified configurations are not supported if the network depends on a configuration network",
+            );
+        }
+        if !options.is_empty() {
+            return forbidden(
+                "network driver options are not supported if the network depends on a configuration network",
+            );
+        }
+    } else if !request.config_only {
+        for (key, value) in defaults.network_options.get(driver.name()).into_iter().flatten() {
+            options.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
     let family = |asked: Option<bool>, key: &str, default: bool| match (asked, options.get(key)) {
         (Some(asked), _) => Ok(asked),
@@ -61,12 +83,7 @@ pub(crate) fn network_spec(
     };
     let ipv4 = family(request.enable_ipv4, ENABLE_IPV4, true)?;
     let ipv6 = family(request.enable_ipv6, ENABLE_IPV6, false)?;
-    let Ipam { driver: manager, options: ipam_options, config } = request.ipam.unwrap_or_default();
-    match manager.as_str() {
-        "" | "default" => {}
-        "null" => return Err(Refusal::not_yet("networks without addresses (--ipam-driver null)")),
-        other => return Err(Refusal::new(ErrorKind::NotFound, format!("plugin \"{other}\" not found"))),
-    }
+    let Ipam { driver: manager, options: ipam_options, config } = ipam;
     let texts: Vec<BlockText> = config
         .unwrap_or_default()
         .into_iter()
@@ -79,7 +96,8 @@ pub(crate) fn network_spec(
         .collect();
     Ok(NetworkSpec {
         name,
-        driver,
+        // What is only a configuration has no driver, as with Docker.
+        driver: if request.config_only { Driver::Null } else { driver },
         ipv4,
         ipv6,
         internal: request.internal,
@@ -87,7 +105,10 @@ pub(crate) fn network_spec(
         blocks: blocks(&texts)?,
         options,
         ipam_options: ipam_options.unwrap_or_default(),
-        labels: request.labels.unwrap_or_default(),
+        labels,
+        ipam: havre_net::spec::Ipam::parse(&manager),
+        config_only: request.config_only,
+        config_from,
     })
 }
 
@@ -133,12 +154,24 @@ mod tests {
             (r#"{"Name":"host"}"#, 403, "operation is not permitted on predefined host network"),
             (r#"{"Name":"n","Driver":"overlay"}"#, 403, "This node is not a swarm manager"),
             (r#"{"Name":"n","Driver":"host"}"#, 403, "only one instance of \"host\" network is allowed"),
-            (r#"{"Name":"n","Driver":"weave"}"#, 404, "plugin \"weave\" not found"),
             (r#"{"Name":"n","Scope":"swarm"}"#, 503, "This node is not a swarm manager"),
             (r#"{"Name":"n","Ingress":true}"#, 403, "Ingress network can only be global scope network"),
-            (r#"{"Name":"n","ConfigOnly":true}"#, 501, "--config-only"),
-            (r#"{"Name":"n","ConfigFrom":{"Network":"c"}}"#, 501, "--config-from"),
-            (r#"{"Name":"n","IPAM":{"Driver":"x"}}"#, 404, "plugin \"x\" not found"),
+            (r#"{"Name":"n","ConfigOnly":true,"Internal":true}"#, 403, "can only contain network specific"),
+            (
+                r#"{"Name":"n","ConfigOnly":true,"ConfigFrom":{"Network":"c"}}"#,
+                403,
+                "cannot depend on another configuration network",
+            ),
+            (
+                r#"{"Name":"n","ConfigFrom":{"Network":"c"},"IPAM":{"Config":[{"Subnet":"10.0.0.0/8"}]}}"#,
+                403,
+                "user specified configurations are not supported",
+            ),
+            (
+                r#"{"Name":"n","ConfigFrom":{"Network":"c"},"Options":{"a":"b"}}"#,
+                403,
+                "network driver options are not supported",
+            ),
             (
                 r#"{"Name":"n","IPAM":{"Config":[{"Subnet":"x"}]}}"#,
                 400,

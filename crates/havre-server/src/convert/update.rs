@@ -24,6 +24,7 @@ pub(crate) fn revision(wanted: HostConfig, ports: PublishChange) -> Result<Revis
         (alone.memory_swap, alone.memory_reservation) = (0, 0);
     }
     limits::resources(&alone)?;
+    limits::rates(&alone)?;
     if !wanted.restart_policy.name.is_empty() {
         restart(&wanted)?;
     }
@@ -41,12 +42,16 @@ fn revise(wanted: &HostConfig, ports: &PublishChange, fixed: &Fixed) -> Result<R
     let resources = limits::resources(&host).map_err(refused)?;
     let policy = restart(&host).map_err(refused)?;
     let published = republished(ports, &mut host, fixed)?;
+    let rates = limits::rates(&host).map_err(refused)?;
+    if !rates.is_none() && fixed.spec.network != NetworkMode::Networks {
+        return Err(EngineError::Invalid(limits::NO_RATE.to_owned()));
+    }
     let mut asked = fixed.asked.clone();
     if let Some(object) = asked.as_object_mut() {
         let value = serde_json::to_value(&host).map_err(|error| EngineError::Invalid(error.to_string()))?;
         object.insert("HostConfig".into(), value);
     }
-    Ok(Revised { resources, restart: policy, published, asked })
+    Ok(Revised { resources, restart: policy, published, rates, asked })
 }
 
 /// The ports that are to be published, which `host` then names.
@@ -170,7 +175,9 @@ fn merge(wanted: &HostConfig, host: &mut HostConfig) -> Result<(), &'static str>
         memory_swap,
         memory_reservation,
         memory_swappiness,
-        pids_limit
+        pids_limit,
+        network_rate_in,
+        network_rate_out
     );
     for (new, old) in [
         (&wanted.blkio_device_read_bps, &mut host.blkio_device_read_bps),
@@ -224,6 +231,8 @@ fn refuse_the_rest(wanted: &HostConfig) -> Result<(), Refusal> {
         memory_swappiness: None,
         oom_kill_disable: None,
         pids_limit: None,
+        network_rate_in: None,
+        network_rate_out: None,
         restart_policy: taken.restart_policy.clone(),
         ..wanted.clone()
     };

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use havre_api::network::{
-    ConnectRequest, DisconnectRequest, EndpointResource, Ipam, IpamConfig, IpamStatus, NetworkCreateResponse,
-    NetworkPruneResponse, NetworkStatus, NetworkSummary, SubnetStatus,
+    ConfigReference, ConnectRequest, DisconnectRequest, EndpointResource, Ipam, IpamConfig, IpamStatus,
+    NetworkCreateResponse, NetworkPruneResponse, NetworkStatus, NetworkSummary, SubnetStatus,
 };
 use havre_api::{ApiVersion, Filters};
 use havre_base::{Clock as _, ErrorKind, SystemClock};
@@ -163,12 +163,14 @@ fn summary(network: &Network) -> NetworkSummary {
         enable_ipv4: spec.ipv4,
         enable_ipv6: spec.ipv6,
         ipam: Ipam {
-            driver: "default".into(),
+            driver: spec.ipam.name().into(),
             options: (!network.is_predefined()).then(|| spec.ipam_options.clone()),
             config: (!blocks.is_empty()).then_some(blocks),
         },
         internal: spec.internal,
         attachable: spec.attachable,
+        config_only: spec.config_only,
+        config_from: ConfigReference { network: spec.config_from.clone() },
         options: Some(options),
         labels: Some(spec.labels.clone()),
         ..NetworkSummary::default()
@@ -265,6 +267,7 @@ mod tests {
             options: BTreeMap::new(),
             ipam_options: BTreeMap::new(),
             labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            ..NetworkSpec::default()
         };
         let (id, created) = (NetworkId::random(), Timestamp::from_nanos(0));
         Network { id, created, spec, blocks: Vec::new(), bridge: String::new() }

@@ -146,7 +146,7 @@ pub(crate) fn info(server: &Server, call: &Call) -> Handled {
             engine.images.driver_status().into_iter().map(|(name, value)| [name, value]).collect(),
         ),
         plugins: PluginsInfo {
-            network: names(&["host", "null"]),
+            network: names(&["bridge", "host", "ipvlan", "macvlan", "null"]),
             log: names(&["json-file", "none"]),
             ..PluginsInfo::default()
         },

@@ -102,6 +102,7 @@ fn networks(db: &Arc<Db>) -> Networks {
         options: Default::default(),
         ipam_options: Default::default(),
         labels: Default::default(),
+        ..NetworkSpec::default()
     };
     Networks::open(Arc::clone(db), Pools::new(Vec::new(), [0; 5]), &default).unwrap()
 }

@@ -152,6 +152,14 @@ impl Changes {
         })
     }
 
+    /// Moves the link with this number to another namespace, where it has another name.
+    pub fn move_as(&mut self, index: u32, netns: BorrowedFd<'_>, name: &str) -> &mut Self {
+        self.set_link(index.into(), &format!("move to another namespace as {name}"), |writer| {
+            writer.u32(libc::IFLA_NET_NS_FD, netns.as_raw_fd().cast_unsigned());
+            writer.text(libc::IFLA_IFNAME, name);
+        })
+    }
+
     /// Changes an existing link; `doing` is read before the link's name.
     pub(super) fn set_link(
         &mut self,

@@ -19,6 +19,7 @@ pub mod message;
 pub mod neighbour;
 pub mod port;
 pub mod qdisc;
+pub mod redirect;
 pub mod route;
 pub mod socket;
 pub mod table;

@@ -63,7 +63,13 @@ pub struct Qdisc {
 }
 
 fn header(index: u32, handle: u32, parent: u32) -> [u8; HEADER] {
+    tcm(index, handle, parent, 0)
+}
+
+/// `struct tcmsg`.
+pub(super) fn tcm(index: u32, handle: u32, parent: u32, info: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
+    header[16..20].copy_from_slice(&info.to_ne_bytes());
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&handle.to_ne_bytes());
     header[12..16].copy_from_slice(&parent.to_ne_bytes());

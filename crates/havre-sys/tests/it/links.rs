@@ -7,6 +7,7 @@ use havre_sys::netlink::address::{Address, NO_DAD, NO_PREFIX_ROUTE};
 use havre_sys::netlink::link::{Bridge, End, Ipvlan, Kind, Macvlan, Peer, Reach, Vxlan};
 use havre_sys::netlink::port::Port;
 use havre_sys::netlink::qdisc::Bucket;
+use havre_sys::netlink::redirect::Filter;
 use havre_sys::netlink::table::{self, RouteEntry};
 use havre_sys::netlink::{Changes, Event, NetlinkError, Route};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -471,4 +472,50 @@ fn a_group_is_removed_and_nothing_else() {
     assert!(route.change(|changes| changes.delete_group(77)).unwrap_err().is_absent());
     assert!(route.change(|changes| changes.delete_group(0)).is_err());
     assert_eq!(left(&mut route), ["v19"]);
+}
+
+#[test]
+fn what_a_link_receives_is_queued_where_another_sends() {
+    let (Some(router), Some(place)) = (Place::new(), Place::new()) else { return };
+    let br = bridge(&router, "br", &[("10.9.0.1", 24)]);
+    plug(&router, br, "v1", &place, &[("10.9.0.2", 24)], &[]);
+    let mut route = router.route();
+    let from = route.link("v1").unwrap().index;
+    if let Err(error @ NetlinkError::NoDriver { .. }) = route
+        .change(|changes| changes.create_link(&End { name: "queue", up: true, ..End::default() }, &Kind::Ifb))
+    {
+        return havre_testkit::skip(&error.to_string());
+    }
+    let to = route.link("queue").unwrap().index;
+    let filters: Vec<Filter> = [Filter::Matchall, Filter::U32]
+        .into_iter()
+        .filter(|filter| match route.change(|changes| changes.redirect(from, to, *filter)) {
+            Ok(()) => true,
+            Err(error) => {
+                assert!(error.is_absent(), "{filter:?}: {error}");
+                havre_testkit::skip(&format!("{filter:?}: {error}"));
+                false
+            }
+        })
+        .collect();
+    assert!(!filters.is_empty());
+    for filter in filters {
+        let _fresh = route.change(|changes| changes.stop_redirect(from));
+        route.change(|changes| changes.redirect(from, to, filter)).unwrap();
+        let before = route.link("queue").unwrap().counters.tx_packets;
+        exchange(&place.udp("0.0.0.0:0"), &router.udp("10.9.0.1:99"), "10.9.0.1:99");
+        assert!(route.link("queue").unwrap().counters.tx_packets > before);
+        let told = router.tc(&["-j", "filter", "show", "dev", "v1", "ingress"]);
+        if let Some(told) = told {
+            assert!(
+                told.contains("\"mirred_action\":\"redirect\"") && told.contains("\"to_dev\":\"queue\""),
+                "{told}"
+            );
+        }
+        route.change(|changes| changes.stop_redirect(from)).unwrap();
+        let before = route.link("queue").unwrap().counters.tx_packets;
+        exchange(&place.udp("0.0.0.0:0"), &router.udp("10.9.0.1:99"), "10.9.0.1:99");
+        assert_eq!(route.link("queue").unwrap().counters.tx_packets, before);
+    }
+    assert!(route.change(|changes| changes.stop_redirect(from)).is_err());
 }

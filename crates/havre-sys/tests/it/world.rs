@@ -50,6 +50,12 @@ impl Place {
         netns::enter_with(self.fd(), work)
     }
 
+    /// What tc(8) says inside; none where it is not installed.
+    pub(crate) fn tc(&self, words: &[&str]) -> Option<String> {
+        let said = self.inside(|| std::process::Command::new("tc").args(words).output()).ok()?;
+        Some(String::from_utf8_lossy(&said.stdout).into_owned())
+    }
+
     /// A socket inside, at any port of any address unless told otherwise.
     pub(crate) fn udp(&self, address: &str) -> UdpSocket {
         let socket = self.inside(|| UdpSocket::bind(address)).unwrap();

@@ -37,7 +37,9 @@ mod live;
 mod manifest;
 mod names;
 mod networks;
+mod plugins;
 mod private;
+mod rates;
 mod reach;
 mod registries;
 mod registry;
@@ -85,6 +87,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(connect::ALL)
         .chain(firewall::ALL)
         .chain(vlans::ALL)
+        .chain(plugins::ALL)
 }
 
 /// What is the engine's alone, so that one client is enough.
@@ -109,6 +112,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(fsck::ALL)
         .chain(servers::ALL)
         .chain(drivers::ALL)
+        .chain(rates::ALL)
 }
 
 fn main() -> ExitCode {

@@ -13,6 +13,7 @@ pub(crate) const ALL: &[Test] = &[
     ("networks_are_filtered_and_pruned", filtered),
     ("networks_tell_of_themselves", events),
     ("networks_of_the_daemon_come_from_its_configuration", configured),
+    ("networks_take over configurations", configurations),
     ("networks_containers reach each other, the host and what is published", joined),
     ("networks_running containers keep their connections without the daemon", kept),
     ("networks_of_a_container_are_kept_as_they_were_asked", of_container),
@@ -121,8 +122,12 @@ fn refused(_: &World, client: &Client) {
         (&["--ipam-driver", "nope"], "plugin \"nope\" not found"),
         (&["--scope", "swarm"], "This node is not a swarm manager"),
         (&["--ingress"], "Ingress network can only be global scope network"),
-        (&["--config-only"], "not yet supported"),
-        (&["--config-from", "x"], "not yet supported"),
+        (&["--config-only", "--internal"], "configuration network can only contain network specific fields"),
+        (&["--config-from", "e2e-none"], "configuration network \"e2e-none\" does not exist"),
+        (
+            &["--config-from", "x", "--subnet", "10.73.0.0/24"],
+            "user specified configurations are not supported",
+        ),
         (&["--ipv4=false"], "IPv4 and IPv6 cannot both be disabled"),
         (&["--subnet", "10.73.0.1/24"], "invalid subnet 10.73.0.1/24: it should be 10.73.0.0/24"),
         (&["--opt", "com.docker.network.driver.mtu=x"], "com.docker.network.driver.mtu"),
@@ -221,6 +226,42 @@ fn configured(_: &World, client: &Client) {
     daemon.replace(&["-H", "SOCKET"]);
     assert_eq!(one(&daemon, "one"), own);
     assert_eq!(one(&daemon, "bridge"), bridge);
+}
+
+fn configurations(_: &World, client: &Client) {
+    let daemon = Private::start("{}", &["-H", "SOCKET"]);
+    let run = |args: &[&str]| daemon.run(client, args);
+    let one = |name: &str| -> Value {
+        let text = run(&["network", "inspect", name]).exits(0);
+        serde_json::from_str::<Value>(&text).unwrap()[0].clone()
+    };
+    let create = ["network", "create", "--config-only", "--subnet", "10.86.0.0/24", "--gateway", "10.86.0.9"];
+    let rest = ["--label", "who=all", "-o", "com.docker.network.driver.mtu=1300", "plan"];
+    run(&[&create[..], &rest].concat()).exits(0);
+    let plan = one("plan");
+    assert_eq!((&plan["ConfigOnly"], &plan["Driver"]), (&true.into(), &"null".into()));
+    assert_eq!(plan["IPAM"]["Config"][0]["Subnet"], "10.86.0.0/24");
+    run(&["network", "create", "--config-from", "plan", "--internal", "one"]).exits(0);
+    let made = one("one");
+    assert_eq!(made["ConfigFrom"], serde_json::json!({"Network": "plan"}));
+    assert_eq!((&made["Driver"], &made["Internal"]), (&"bridge".into(), &true.into()));
+    assert_eq!(made["IPAM"]["Config"][0]["Gateway"], "10.86.0.9");
+    assert_eq!(made["Options"]["com.docker.network.driver.mtu"], "1300");
+    assert_eq!(made["Labels"]["who"], "all");
+    // Its addresses are taken now; those of the plan alone were not.
+    run(&["network", "create", "--config-from", "plan", "two"]).fails(1, "Pool overlaps with other one");
+    run(&["network", "rm", "plan"]).fails(1, "configuration network \"plan\" is in use");
+    run(&["network", "create", "--config-only", "--config-from", "plan", "x"])
+        .fails(1, "a configuration network cannot depend on another configuration network");
+    daemon.load(client);
+    let inside = ["run", "--rm", "--network", "plan", "busybox", "true"];
+    run(&inside).fails(125, "cannot create endpoint on configuration-only network");
+    run(&["network", "prune", "-f"]).exits(0);
+    assert_eq!(
+        run(&["network", "ls", "-q", "--filter", "type=custom", "--format", "{{.Name}}"]).exits(0),
+        "plan"
+    );
+    run(&["network", "rm", "plan"]).exits(0);
 }
 
 fn of_container(_: &World, client: &Client) {
