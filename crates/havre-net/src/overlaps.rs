@@ -1,7 +1,7 @@
 //! Routes of the host that lead into subnets of networks: those that appear when a network is there already, such as a
-//! VPN's.
+//! VPN's. The default network gives way by itself until its first container.
 //!
-//! Invariant: each is told once, and again when it was gone meanwhile. Routes over a network's own bridge are its own.
+//! Invariant: each is told once, and again when it was gone meanwhile. Routes over bridges of ours are ours.
 //! Nothing is changed: both were wanted, and which one has to go is the administrator's decision.
 
 use std::collections::BTreeMap;
@@ -119,7 +119,8 @@ impl Routes {
             let link = route.link.and_then(|index| self.asks.link(index).ok());
             let link = link.map_or_else(|| "no link".to_owned(), |link| link.name);
             let key = (network.id.clone(), to, route.link);
-            if link != network.bridge && self.known.insert(key, subnet).is_none() {
+            let own = networks.iter().any(|network| network.bridge == link);
+            if !own && self.known.insert(key, subnet).is_none() {
                 found.push(Overlap { network: network.clone(), subnet, route: to, link });
             }
         }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::Result;
 use crate::fabric::Fabric;
 use crate::firewall::{Firewall, Heard};
+use crate::networks::Network;
 use crate::overlaps::{Overlap, Routes};
 
 /// The table is not written more often than this.
@@ -48,15 +49,22 @@ pub async fn watch(fabric: Arc<Fabric>, tell: impl Fn(&Overlap)) {
 async fn look_at_routes(fabric: &Arc<Fabric>, tell: &impl Fn(&Overlap)) -> Result<Never> {
     let mut routes = Routes::open()?;
     let ears = watched(routes.ears()?)?;
-    let mut found = routes.all(&fabric.networks().list())?;
+    let mut found = routes.all(&in_use(fabric))?;
     loop {
         for overlap in &found {
             tracing::warn!("{overlap}");
             tell(overlap);
         }
         readable(&ears).await?;
-        found = routes.heard(&fabric.networks().list())?;
+        found = routes.heard(&in_use(fabric))?;
     }
+}
+
+/// The default network gives way until somebody is in it.
+fn in_use(fabric: &Fabric) -> Vec<Network> {
+    let networks = fabric.networks();
+    let used = |network: &Network| !network.is_predefined() || !networks.endpoints(&network.id).is_empty();
+    networks.list().into_iter().filter(used).collect()
 }
 
 fn watched(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
