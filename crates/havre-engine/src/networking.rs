@@ -10,6 +10,7 @@ use havre_base::ContainerName;
 use havre_net::NetError;
 use havre_net::fabric::Fabric;
 use havre_net::networks::Network;
+use havre_net::overlaps::Overlap;
 use havre_net::ports::PublishedPort;
 use havre_net::spec::NetworkSpec;
 
@@ -93,7 +94,12 @@ pub(crate) fn told(events: &Events, action: &str, network: &Network, more: &[(&s
 
 /// Keeps the host's networking as the engine needs it, as long as it is polled.
 pub async fn watch(engine: Arc<Engine>) {
-    havre_net::watch::watch(Arc::clone(&engine.fabric)).await;
+    let tell = |overlap: &Overlap| {
+        let (subnet, route) = (overlap.subnet.to_string(), overlap.route.to_string());
+        let more = [("subnet", subnet.as_str()), ("route", &route), ("interface", &overlap.link)];
+        happened(&engine, "overlap", &overlap.network, &more);
+    };
+    havre_net::watch::watch(Arc::clone(&engine.fabric), tell).await;
 }
 
 /// The database writes with a sync.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::relay::{self, Relay};
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::stale::{self, Stale};
-use crate::{NetError, Result};
+use crate::{NetError, Result, forwarding};
 
 /// Giving back places takes a millisecond each; an engine that ends waits no longer than this.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
@@ -101,51 +101,12 @@ pub struct Connected {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Turns forwarding on, without which no container reaches anybody else. If it is on because of us, the bridges that
-/// were there before: then the host must not forward for others too.
-fn forward(mark: &Path, ipv6: bool, host: &mut Route) -> Result<Option<Vec<String>>> {
-    let name = if ipv6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
-    let mark = mark.with_extension(if ipv6 { "6" } else { "4" });
-    let path = format!("/proc/sys/net/{name}");
-    match std::fs::read_to_string(&path) {
-        Ok(text) if text.trim() == "0" => {
-            if ipv6 {
-                keep_learning()?;
-            }
-            let mut bridges = bridge::of_others(host)?;
-            // The mark first: a crash in between must not open the host.
-            std::fs::write(&mark, bridges.join("\n"))?;
-            std::fs::write(&path, "1")?;
-            bridges.sort();
-            Ok(Some(bridges))
-        }
-        // A kernel without that family.
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => match std::fs::read_to_string(&mark) {
-            Ok(bridges) => Ok(Some(bridges.lines().map(str::to_owned).collect())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        },
-    }
-}
-
 /// Engines that share a host begin at different ports: what one publishes another does not see.
 fn first_port(spec: &FabricSpec) -> u16 {
     let mut hasher = std::hash::DefaultHasher::new();
     spec.table.hash(&mut hasher);
     // Within what the kernel gives to programs that do not choose; the range itself is looked up when a port is chosen.
     32_768 + u16::try_from(hasher.finish() % 16_384).unwrap_or_default()
-}
-
-/// A host that forwards ignores advertisements of routers, and would lose its way out, unless it is told not to.
-fn keep_learning() -> Result<()> {
-    for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf")?.flatten() {
-        let path = entry.path().join("accept_ra");
-        if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1") {
-            std::fs::write(&path, "2")?;
-        }
-    }
-    Ok(())
 }
 
 /// Places that are given back unless everything went well.
@@ -258,7 +219,8 @@ impl Fabric {
         let Some(firewall) = &self.firewall else { return Ok(()) };
         if !all.iter().any(|network| network.spec.driver == Driver::Bridge) {
             // Left over from an engine that did not come to its end.
-            return firewall.empty();
+            firewall.empty()?;
+            return self.stop_forwarding(firewall);
         }
         let bridges = all.iter().filter(|network| network.spec.driver == Driver::Bridge);
         let by_id: BTreeMap<&NetworkId, &Network> = bridges.map(|network| (&network.id, network)).collect();
@@ -386,6 +348,8 @@ impl Fabric {
         let mut host = self.host();
         self.forward_for(network, &mut host)?;
         bridge::ensure(&mut host, network)?;
+        // Another engine that ended meanwhile saw no bridge and may have turned it off.
+        self.forward_for(network, &mut host)?;
         drop(host);
         self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.add_network(network))
     }
@@ -394,7 +358,7 @@ impl Fabric {
     fn forward_for(&self, network: &Network, host: &mut Route) -> Result<()> {
         let Some(firewall) = &self.firewall else { return Ok(()) };
         for (wanted, ipv6) in [(network.spec.ipv4, false), (network.spec.ipv6, true)] {
-            if wanted && let Some(bridges) = forward(&self.mark, ipv6, host)? {
+            if wanted && let Some(bridges) = forwarding::start(&self.mark, ipv6, host)? {
                 firewall.close_to_others(ipv6, bridges);
             }
         }
@@ -417,7 +381,21 @@ impl Fabric {
             firewall.remove_network(&network.id)?;
         }
         drivers::remove(&mut self.host(), &network, &self.networks.list())?;
+        if let Some(firewall) = self.firewall.as_ref().filter(|firewall| !firewall.is_used()) {
+            self.stop_forwarding(firewall)?;
+        }
         Ok(network)
+    }
+
+    /// When no network is left: the host is as it was.
+    fn stop_forwarding(&self, firewall: &Firewall) -> Result<()> {
+        let mut host = self.host();
+        for ipv6 in [false, true] {
+            if forwarding::stop(&self.mark, ipv6, &mut host)? {
+                firewall.open_to_others(ipv6);
+            }
+        }
+        Ok(())
     }
 
     /// Gives a container that is about to start a namespace with a link for each place it asks for, and ports of the host.
@@ -834,9 +812,9 @@ impl Fabric {
         drop(host);
         if self.networks.all_endpoints().is_empty()
             && let Some(firewall) = &self.firewall
-            && let Err(error) = firewall.empty()
+            && let Err(error) = firewall.empty().and_then(|()| self.stop_forwarding(firewall))
         {
-            tracing::warn!(error = havre_base::chain(&error), "cannot empty the firewall's table");
+            tracing::warn!(error = havre_base::chain(&error), "cannot leave the host as it was");
         }
     }
 }

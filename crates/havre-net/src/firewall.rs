@@ -94,7 +94,14 @@ fn of_network(network: &Network) -> Elements {
         elements.push((of("subnets4", "subnets6"), Element::range([first, bridge], [last, bridge])));
         let translates = matches!(mode, GatewayMode::Nat | GatewayMode::NatUnprotected) && options.masquerade;
         if translates && !network.spec.internal {
-            elements.push((of("masqueraded4", "masqueraded6"), Element::range([first], [last])));
+            let source = if v6 { options.host_ipv6 } else { options.host_ipv4 };
+            elements.push(match source {
+                Some(source) => {
+                    let element = Element::range([first], [last]).to([Value::from(source)]);
+                    (of("sources4", "sources6"), element)
+                }
+                None => (of("masqueraded4", "masqueraded6"), Element::range([first], [last])),
+            });
         }
         if mode == GatewayMode::NatUnprotected {
             elements.push((of("unprotected4", "unprotected6"), Element::range([first], [last])));
@@ -192,6 +199,18 @@ impl Firewall {
         let [four, six] = &self.only_ours;
         (if ipv6 { six } else { four }).store(true, Ordering::Relaxed);
         self.state().1.outer.extend(outer);
+    }
+
+    /// The same no more: the host does not forward, or does so for others.
+    pub fn open_to_others(&self, ipv6: bool) {
+        let [four, six] = &self.only_ours;
+        (if ipv6 { six } else { four }).store(false, Ordering::Relaxed);
+    }
+
+    /// Whether any network is in.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        !self.state().1.networks.is_empty()
     }
 
     fn state(&self) -> MutexGuard<'_, (Nft, Wanted)> {

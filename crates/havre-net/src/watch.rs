@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::Result;
 use crate::fabric::Fabric;
 use crate::firewall::{Firewall, Heard};
+use crate::networks::Network;
+use crate::overlaps::{Overlap, Routes};
 
 /// The table is not written more often than this.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -22,8 +24,8 @@ const TOLD_AGAIN: Duration = Duration::from_secs(10);
 /// How long is waited when the kernel refuses.
 const REFUSED: Duration = Duration::from_secs(1);
 
-/// Keeps the firewall as it should be as long as it is polled.
-pub async fn watch(fabric: Arc<Fabric>) {
+/// Keeps the firewall as it should be as long as it is polled; `tell` hears of networks and routes that overlap.
+pub async fn watch(fabric: Arc<Fabric>, tell: impl Fn(&Overlap)) {
     let filter = async {
         loop {
             let Err(error) = attend(&fabric).await;
@@ -34,7 +36,41 @@ pub async fn watch(fabric: Arc<Fabric>) {
             sleep(REFUSED).await;
         }
     };
-    tokio::join!(filter, fabric.relay().run(), flows(&fabric));
+    let routes = async {
+        loop {
+            let Err(error) = look_at_routes(&fabric, &tell).await;
+            tracing::error!(error = havre_base::chain(&error), "cannot watch the routes; trying again");
+            sleep(REFUSED).await;
+        }
+    };
+    tokio::join!(filter, routes, fabric.relay().run(), flows(&fabric));
+}
+
+async fn look_at_routes(fabric: &Arc<Fabric>, tell: &impl Fn(&Overlap)) -> Result<Never> {
+    let mut routes = Routes::open()?;
+    let ears = watched(routes.ears()?)?;
+    let mut found = routes.all(&in_use(fabric))?;
+    loop {
+        for overlap in &found {
+            tracing::warn!("{overlap}");
+            tell(overlap);
+        }
+        readable(&ears).await?;
+        found = routes.heard(&in_use(fabric))?;
+    }
+}
+
+/// The default network gives way until somebody is in it.
+fn in_use(fabric: &Fabric) -> Vec<Network> {
+    let networks = fabric.networks();
+    let used = |network: &Network| !network.is_predefined() || !networks.endpoints(&network.id).is_empty();
+    networks.list().into_iter().filter(used).collect()
+}
+
+fn watched(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    #[expect(deprecated, reason = "it is owned here, and so open, for as long as it is watched")]
+    let watched = AsyncFd::with_interest(fd, Interest::READABLE)?;
+    Ok(watched)
 }
 
 async fn flows(fabric: &Arc<Fabric>) {
@@ -55,8 +91,7 @@ enum Never {}
 
 async fn attend(fabric: &Arc<Fabric>) -> Result<Never> {
     let Some(firewall) = fabric.firewall() else { return std::future::pending().await };
-    #[expect(deprecated, reason = "it is owned here, and so open, for as long as it is watched")]
-    let ears = AsyncFd::with_interest(firewall.listen()?, Interest::READABLE)?;
+    let ears = watched(firewall.listen()?)?;
     // What happened before anybody listened.
     restore(fabric).await?;
     let mut last = Instant::now();

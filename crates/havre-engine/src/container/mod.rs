@@ -25,6 +25,7 @@ use havre_base::ExecId;
 use havre_runtime::shim::protocol::{Ask, AttachSpec, Packet, Target};
 use havre_store::db::Batch;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(crate) use leases::{Access, Granted, Lease};
@@ -113,6 +114,8 @@ pub(crate) struct Container {
     view: watch::Sender<Arc<View>>,
     link: Option<Link>,
     shim: Option<Child>,
+    /// Gives back what the last run had of networks.
+    leaving: Option<JoinHandle<()>>,
     pending: HashMap<u64, Pending>,
     /// Clients that attached before the start, or announced that they will.
     waiting: Vec<oneshot::Receiver<Attachment>>,
@@ -168,6 +171,7 @@ impl Container {
             view,
             link,
             shim: None,
+            leaving: None,
             pending: HashMap::new(),
             waiting: Vec::new(),
             execs: BTreeMap::new(),

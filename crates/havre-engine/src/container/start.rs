@@ -80,9 +80,13 @@ impl Container {
     }
 
     /// Joins the networks that the container asks for. Also returns what the supervisor shall keep.
-    async fn connected(&self) -> Result<(Option<Connected>, Vec<OwnedFd>), EngineError> {
+    async fn connected(&mut self) -> Result<(Option<Connected>, Vec<OwnedFd>), EngineError> {
         if self.fixed.spec.network != NetworkMode::Networks {
             return Ok((None, Vec::new()));
+        }
+        // What the last run gives back must not be what this one is given. A panic was told already.
+        if let Some(leaving) = self.leaving.take() {
+            leaving.await.unwrap_or(());
         }
         let (launcher, fixed, name) =
             (Arc::clone(&self.launcher), Arc::clone(&self.fixed), self.now.name.to_string());
@@ -112,7 +116,7 @@ impl Container {
     }
 
     /// Gives back what was joined, behind: the links go with the namespace.
-    pub(super) fn disconnect(&self) {
+    pub(super) fn disconnect(&mut self) {
         if self.fixed.spec.network == NetworkMode::Networks {
             let fabric = Arc::clone(&self.launcher.fabric);
             let places = fabric.networks().of_container(&self.fixed.id);
@@ -120,7 +124,7 @@ impl Container {
             self.networks_happened("disconnect", &places);
             self.launcher.names.end(&self.fixed.id);
             let leaving = fabric.leaving();
-            drop(tokio::task::spawn_blocking(move || {
+            self.leaving = Some(tokio::task::spawn_blocking(move || {
                 fabric.leave_places(&places);
                 drop(leaving);
             }));

@@ -137,6 +137,8 @@ pub(super) struct Guard {
     places: BTreeMap<EndpointId, Elements>,
     /// Whether it is in the kernel, as far as we did not hear otherwise.
     written: bool,
+    /// The kernel has no filter for bridges.
+    unsupported: bool,
 }
 
 fn table(name: &str) -> Table<'_> {
@@ -174,7 +176,19 @@ impl Guard {
         for (set, elements) in by_set(self.places.values().flatten()) {
             batch.add_elements(table, set, &elements);
         }
-        nft.apply(batch)?;
+        match nft.apply(batch) {
+            Err(error) if error.is_unsupported() => {
+                if !self.unsupported {
+                    tracing::warn!(
+                        %error,
+                        "this kernel has no packet filter for bridges: containers can pretend to be each other"
+                    );
+                }
+                self.unsupported = true;
+                return Ok(());
+            }
+            done => done?,
+        }
         self.written = true;
         Ok(())
     }
@@ -187,7 +201,7 @@ impl Guard {
         network: &Network,
         place: &Endpoint,
     ) -> Result<()> {
-        if !network.is_guarded(place) {
+        if self.unsupported || !network.is_guarded(place) {
             return Ok(());
         }
         let new = of_place(network, place);
@@ -209,7 +223,7 @@ impl Guard {
 
     /// Forgets a place.
     pub(super) fn remove(&mut self, nft: &mut Nft, name: &str, place: &EndpointId) -> Result<()> {
-        let Some(old) = self.places.remove(place) else { return Ok(()) };
+        let Some(old) = self.places.remove(place).filter(|_| !self.unsupported) else { return Ok(()) };
         let mut batch = Batch::new();
         for (set, elements) in by_set(old.iter()) {
             batch.delete_elements(table(name), set, &elements);

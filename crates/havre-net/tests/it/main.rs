@@ -5,6 +5,7 @@
 mod firewall;
 mod guard;
 mod host_rules;
+mod modes;
 mod names;
 mod plugins;
 mod vlans;
@@ -415,5 +416,28 @@ fn n14_forwarding_leaves_the_hosts_way_out() {
         fabric.create(spec("six")).unwrap();
         assert_eq!(read("ipv6/conf/all/forwarding"), "1");
         assert_eq!(read("ipv6/conf/up0/accept_ra"), "2", "the host goes on listening to its routers");
+        // Off again with the last network, unless somebody else has a bridge by then.
+        let both = || (read("ipv4/ip_forward"), read("ipv6/conf/all/forwarding"));
+        fabric.remove("six").unwrap();
+        assert_eq!(both(), ("1".into(), "1".into()));
+        fabric.remove("four").unwrap();
+        assert_eq!(both(), ("0".into(), "0".into()));
+        fabric.create(NetworkSpec { ipv6: false, ..spec("four") }).unwrap();
+        assert_eq!(read("ipv4/ip_forward"), "1");
+        let end = End { name: "docker0", ..End::default() };
+        let later = Kind::Bridge(havre_sys::netlink::link::Bridge::default());
+        host.route.change(|changes| changes.create_link(&end, &later)).unwrap();
+        fabric.remove("four").unwrap();
+        assert_eq!(read("ipv4/ip_forward"), "1", "somebody else needs it");
+        host.route.change(|changes| changes.delete_link("docker0")).unwrap();
+        fabric.close();
+        assert_eq!(read("ipv4/ip_forward"), "0");
+        // What an engine that was killed left is made good by the next one.
+        fabric.create(NetworkSpec { ipv6: false, ..spec("four") }).unwrap();
+        let killed = fabric.networks().remove("four").unwrap();
+        host.route.change(|changes| changes.delete_link(killed.bridge.as_str())).unwrap();
+        assert_eq!(read("ipv4/ip_forward"), "1");
+        fabric.restore(&|_| false);
+        assert_eq!(read("ipv4/ip_forward"), "0");
     });
 }

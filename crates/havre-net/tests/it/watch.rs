@@ -1,8 +1,8 @@
 //! What others do while the engine runs, and what it does about it.
 
 use std::net::UdpSocket;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use havre_base::ContainerId;
@@ -13,6 +13,7 @@ use havre_net::ports::{Port, PublishedPort};
 use havre_net::sandbox::Sandbox;
 use havre_net::spec::{BlockText, NetworkSpec, blocks};
 use havre_store::Db;
+use havre_sys::netlink::table::RouteEntry;
 use havre_sys::nft::{Batch, Chain, Family, Hook, Nft, Rule, Table};
 use tokio::sync::oneshot;
 
@@ -24,6 +25,7 @@ pub(crate) const TABLE: Table<'_> = Table { family: Family::Inet, name: "havre-t
 /// An engine's networks, watched as the daemon does.
 pub(crate) struct Watched {
     pub(crate) fabric: Arc<Fabric>,
+    told: Arc<Mutex<Vec<String>>>,
     end: Option<(oneshot::Sender<()>, std::thread::JoinHandle<()>)>,
     _folder: tempfile::TempDir,
 }
@@ -39,18 +41,19 @@ impl Watched {
         let fabric = Arc::new(Fabric::open(Arc::new(networks), &spec).unwrap());
         fabric.restore(&|_| false);
         let (end, ended) = oneshot::channel::<()>();
-        let watched = Arc::clone(&fabric);
+        let (watched, told) = (Arc::clone(&fabric), Arc::<Mutex<Vec<String>>>::default());
+        let hears = Arc::clone(&told);
         // A thread is in the namespace of the one that made it.
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
-                    () = havre_net::watch::watch(watched) => {}
+                    () = havre_net::watch::watch(watched, |overlap| hears.lock().unwrap().push(overlap.to_string())) => {}
                     _ = ended => {}
                 }
             });
         });
-        Self { fabric, end: Some((end, thread)), _folder: folder }
+        Self { fabric, told, end: Some((end, thread)), _folder: folder }
     }
 
     /// A container that serves at port 80, published at these ports.
@@ -259,6 +262,46 @@ fn n13_flows_of_datagrams_follow_the_port() {
                 socket.send_to(b"nobody", (*to, 5353)).unwrap_or(0);
             }
         }
+    });
+}
+
+#[test]
+fn n10_routes_that_appear_later_and_overlap_a_network_are_told_once_and_avoided() {
+    on_a_host(|host: &mut Host| {
+        let _lan = neighbour(host);
+        let watched = Watched::open(false);
+        let (front, _) = watched.fabric.create(only4("front")).unwrap();
+        let subnet = front.blocks[0].subnet.unwrap();
+        assert_eq!(subnet.to_string(), "198.18.1.0/24");
+        let told = || watched.told.lock().unwrap().clone();
+        let add = |host: &mut Host, to: &str, prefix| {
+            let route = RouteEntry::via(to.parse().unwrap(), prefix, NEIGHBOUR.parse().unwrap());
+            host.route.change(|changes| changes.add_route(&route)).unwrap();
+            route
+        };
+        // One that has nothing to do with it, one within, one around.
+        add(host, "203.0.113.0", 24);
+        let within = add(host, "198.18.1.128", 25);
+        until("the route within is told", || told().len() == 1);
+        let text = &told()[0];
+        assert!(
+            text.contains("198.18.1.128/25 through lan overlaps the subnet 198.18.1.0/24 of network front")
+                && text.contains("--subnet"),
+            "{text}"
+        );
+        add(host, "198.18.0.0", 16);
+        // The default network's subnet is within it too, but that one gives way.
+        until("the route around is told", || told().len() == 2);
+        // Gone and there again.
+        host.route.change(|changes| changes.delete_route(&within)).unwrap();
+        add(host, "198.18.1.128", 25);
+        until("it is told again", || told().len() == 3);
+        // The next network is made beside them.
+        let (next, _) = watched.fabric.create(only4("next")).unwrap();
+        assert_eq!(next.blocks[0].subnet.unwrap().to_string(), "198.19.0.0/24");
+        watched.fabric.remove("next").unwrap();
+        watched.fabric.remove("front").unwrap();
+        assert_eq!(told().len(), 3);
     });
 }
 

@@ -91,6 +91,12 @@ impl NetlinkError {
         )
     }
 
+    /// Whether the kernel was built without it.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.errno(), Some(Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT))
+    }
+
     /// Whether an address belongs to another link.
     #[must_use]
     pub fn is_in_use(&self) -> bool {

@@ -87,6 +87,13 @@ impl Route {
         .try_for_each(|group| self.0.join(group))
     }
 
+    /// Wants to hear of changes of routes only.
+    pub fn listen_to_routes(&self) -> Result<()> {
+        [libc::RTNLGRP_IPV4_ROUTE, libc::RTNLGRP_IPV6_ROUTE]
+            .into_iter()
+            .try_for_each(|group| self.0.join(group))
+    }
+
     /// What has happened since the last call, without waiting. The descriptor is readable when there is more.
     pub fn events(&mut self) -> Result<Vec<Event>> {
         let mut events = Vec::new();

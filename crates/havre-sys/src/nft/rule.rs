@@ -307,6 +307,12 @@ impl Rule {
         self.lookup(fields, map, Some(FIRST), false).translate(true, family, with_port)
     }
 
+    /// The connection seems to come from the address that the map says; if it says nothing, the next rule is asked.
+    #[must_use]
+    pub fn source_by(self, family: Family, fields: &[Field], map: &str) -> Self {
+        self.lookup(fields, map, Some(FIRST), false).translate(false, family, false)
+    }
+
     /// The connection goes to this address, and port if one is given.
     #[must_use]
     pub fn redirect_to(self, address: std::net::IpAddr, port: Option<u16>) -> Self {

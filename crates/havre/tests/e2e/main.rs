@@ -27,6 +27,7 @@ mod equal;
 mod external;
 mod files;
 mod files_hostile;
+mod firewall;
 mod flags;
 mod fsck;
 mod hostile;
@@ -84,6 +85,7 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(names::ALL)
         .chain(scenarios::ALL)
         .chain(connect::ALL)
+        .chain(firewall::ALL)
         .chain(vlans::ALL)
         .chain(plugins::ALL)
 }
