@@ -5,6 +5,8 @@
 
 mod copies;
 mod images;
+pub(crate) mod names;
+mod networks;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -135,6 +137,24 @@ const MEASURES: &[Measure] = &[
     memory("memory-per-container", container_memory),
 ];
 
+/// The same, of engines that have a network namespace of their own.
+const OF_NETWORKS: &[Measure] = &[
+    time("run-bridge", 15, networks::run),
+    time("connect", 15, networks::connect),
+    time("disconnect", 15, networks::disconnect),
+    time("ports-1000", 3, networks::thousand_ports),
+    time("ports-10000", 3, networks::ten_thousand_ports),
+    time("networks-200", 3, networks::two_hundred),
+    rate("requests-loopback", "1/s", 5, networks::requests_loopback),
+    rate("requests-host", "1/s", 5, networks::requests_host),
+    beside(
+        rate("throughput", "MB/s", 5, networks::between_containers),
+        &[("bare bridge", networks::between_bare)],
+    ),
+    rate("dns", "answers/s", 3, names::answers),
+    time("run-bridge-ports", 15, networks::run_beside_ports),
+];
+
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if !process::is_root() {
         bail!("containers need root");
@@ -142,11 +162,28 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let quick = arguments.iter().any(|word| word == "--quick");
     let alone = arguments.iter().any(|word| word == "--alone");
     let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with("--")).collect();
+    let choose = |measures: &'static [Measure]| -> Vec<&'static Measure> {
+        let chosen =
+            |measure: &&Measure| wanted.is_empty() || wanted.iter().any(|name| *name == measure.name);
+        measures.iter().filter(chosen).collect()
+    };
+    let (common, of_networks) = (choose(MEASURES), choose(OF_NETWORKS));
+    if !common.is_empty() {
+        compare(&common, quick, alone, false)?;
+    }
+    if !of_networks.is_empty() {
+        Engine::build()?;
+        networks::apart(|| compare(&of_networks, quick, alone, true))?;
+    }
+    Ok(())
+}
+
+/// Takes the measures of fresh engines. With `with_networks` a peer has its bridge and its rules.
+fn compare(measures: &[&Measure], quick: bool, alone: bool, with_networks: bool) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("havre-bench-").tempdir_in("/var/tmp")?;
     let busybox = havre_testkit::busybox_archive(folder.path())?;
-    let chosen = |measure: &&Measure| wanted.is_empty() || wanted.iter().any(|name| *name == measure.name);
     let mut engines = vec![Engine::havre(folder.path())?];
-    match Engine::docker(folder.path()) {
+    match Engine::docker(folder.path(), with_networks) {
         _ if alone => {}
         Ok(docker) => engines.push(docker),
         Err(error) => println!("bench: without a peer: {error:#}"),
@@ -157,7 +194,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         engine.client(&["run", "--rm", "--network", "none", "busybox", "true"])?;
     }
     println!("{:<22} {:>22} {:>22} {:>9}", "measure (median, best)", engines[0].name, "docker", "ratio");
-    for measure in MEASURES.iter().filter(chosen) {
+    for measure in measures {
         let rounds = if quick { measure.rounds.div_ceil(3) } else { measure.rounds };
         let mut figures: Vec<Vec<f64>> = vec![Vec::new(); engines.len()];
         let mut failures = Vec::new();
@@ -181,7 +218,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             }
             theirs.sort_by(f64::total_cmp);
             if let (Some(ours), Some(median)) = (ours, theirs.get(theirs.len() / 2)) {
-                let ratio = median / ours;
+                let ratio = if measure.more_is_better { ours / median } else { median / ours };
                 println!("  {name:<25} {:>17} {median:>22.2} {ratio:>8.1}x", "");
             }
         }
@@ -189,6 +226,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         failures.iter().for_each(|failure| println!("  failed on {failure}"));
     }
     images::end(folder.path());
+    if with_networks {
+        engines.iter().for_each(networks::without_ports);
+    }
     Ok(())
 }
 

@@ -26,9 +26,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// Builds Havre.
+    pub(crate) fn build() -> Result<()> {
+        process::run(process::cargo().args(["build", "--release", "--locked", "--package", "havre"]))
+    }
+
     /// Builds and starts Havre with its folders in `folder`.
     pub(crate) fn havre(folder: &Path) -> Result<Self> {
-        process::run(process::cargo().args(["build", "--release", "--locked", "--package", "havre"]))?;
+        Self::build()?;
         let mut metadata = process::cargo();
         metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
         let metadata: Value = serde_json::from_str(&process::output(&mut metadata)?)?;
@@ -42,11 +47,17 @@ impl Engine {
     }
 
     /// Starts the distribution's Docker with its folders in `folder`.
-    pub(crate) fn docker(folder: &Path) -> Result<Self> {
+    pub(crate) fn docker(folder: &Path, networks: bool) -> Result<Self> {
         let find = |name: &str| process::find(name).with_context(|| format!("{name} is not installed"));
         let mut daemon = Command::new(find("dockerd")?);
-        daemon.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--config-file"]);
-        daemon.arg(folder.join("docker/no-config.json")).arg("--pidfile").arg(folder.join("docker/pid"));
+        if !networks {
+            daemon.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+        }
+        daemon
+            .arg("--config-file")
+            .arg(folder.join("docker/no-config.json"))
+            .arg("--pidfile")
+            .arg(folder.join("docker/pid"));
         let programs =
             ["dockerd", "containerd", "containerd-shim-runc-v2"].into_iter().filter_map(process::find);
         let programs = programs.map(|path| path.canonicalize().unwrap_or(path)).collect();

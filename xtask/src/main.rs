@@ -35,6 +35,10 @@ fn main() -> ExitCode {
         Some("layers") => layers::run(),
         Some("attacks") => attacks::run(),
         Some("bench") => bench::run(rest),
+        // Run by `bench` where a container is.
+        Some(bench::names::ASK) => {
+            bench::names::ask(rest.first().map_or("", String::as_str)).map(|rate| println!("{rate}"))
+        }
         Some("coverage") => coverage::run(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");

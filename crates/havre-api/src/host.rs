@@ -129,6 +129,16 @@ wire! {
         ulimits: Option<Vec<Ulimit>>,
         /// Only in `update`; `None` leaves the policy as it is.
         restart_policy: Option<RestartPolicy>,
+        /// Only in `update`, and Havre's own: ports to be published besides.
+        omit publish_add: Option<PortMap>,
+        /// The same of ports that are not to be published any more; a binding without a port of the host means all of them.
+        omit publish_remove: Option<PortMap>,
+    }
+
+    /// What an update changes of the published ports. Havre's own.
+    pub struct PublishChange {
+        omit publish_add: Option<PortMap>,
+        omit publish_remove: Option<PortMap>,
     }
 
     /// Where the log goes.

@@ -49,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) networks: networks::Asked,
     /// Whether there is a table of the packet filter.
     pub(crate) firewall: bool,
+    /// Whether the host's rules for what is its own judge about published ports.
+    pub(crate) by_input: bool,
     /// Seconds for the shutdown; none waits for ever.
     pub(crate) shutdown_timeout: Option<u64>,
     pub(crate) live: Reloadable,
@@ -210,6 +212,7 @@ impl Config {
             registries,
             networks,
             firewall: said("iptables").unwrap_or(true),
+            by_input: values::by_input(last("publish-policy").as_deref())?,
             // Docker's: negative waits for ever.
             shutdown_timeout: u64::try_from(number("shutdown-timeout").unwrap_or(15)).ok(),
             live,

@@ -220,8 +220,11 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
         cdi_folders: config.cdi_folders(),
         fabric: FabricSpec {
             table: config.firewall.then(|| config.own_name()),
+            by_input: config.by_input,
             mark: config.exec_root.join("forwarding"),
         },
+        host_gateways: config.networks.host_gateways.clone(),
+        dns: config.networks.dns.clone(),
         live: Live::new(config.live.clone()),
     };
     let id = engine_id(&config.data_root)?;
@@ -232,6 +235,7 @@ async fn serve(config: Config, seccomp: SeccompSpec, started: (Values, bool)) ->
     let mut tasks = JoinSet::new();
     listeners.serve(&server, &mut tasks);
     tasks.spawn(havre_engine::hygiene::keep_below(Arc::clone(&engine)));
+    tasks.spawn(havre_engine::networking::watch(Arc::clone(&engine)));
     write_pid(&config.pidfile)?;
     let _pidfile = Files(vec![config.pidfile.clone()]);
     say_to_starter("ready");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use havre_engine::DnsDefaults;
 use havre_net::options::Options;
 use havre_net::pools::{Pool, Pools};
 use havre_net::spec::{BlockSpec, BlockText, Driver, NetworkSpec, blocks};
@@ -21,6 +22,10 @@ pub(crate) struct Asked {
     pools: Vec<Pool>,
     /// The default network.
     pub(crate) default: NetworkSpec,
+    /// What `host-gateway` stands for; none for the default network's own addresses.
+    pub(crate) host_gateways: Vec<IpAddr>,
+    /// How containers resolve names that say nothing of it.
+    pub(crate) dns: DnsDefaults,
 }
 
 fn refuse(why: impl std::fmt::Display) -> DaemonError {
@@ -68,7 +73,30 @@ impl Asked {
             labels: BTreeMap::new(),
             ..NetworkSpec::default()
         };
-        Ok(Self { pools, default })
+        let gateway = |text: &String| {
+            let address = text.parse::<IpAddr>();
+            address.map_err(|_| refuse(format!("invalid host-gateway-ips: {text:?} is no IP address")))
+        };
+        let host_gateways: Vec<IpAddr> = all("host-gateway-ip")
+            .iter()
+            .filter(|text| !text.is_empty())
+            .map(gateway)
+            .collect::<Result<_>>()?;
+        if [true, false]
+            .iter()
+            .any(|ipv6| host_gateways.iter().filter(|one| one.is_ipv6() == *ipv6).count() > 1)
+        {
+            return Err(refuse("invalid host-gateway-ips: want one IPv4 address, one IPv6 address, or both"));
+        }
+        let dns = DnsDefaults {
+            servers: all("dns").to_vec(),
+            search: all("dns-search").to_vec(),
+            options: all("dns-opt").to_vec(),
+        };
+        if let Some(wrong) = dns.servers.iter().find(|text| text.parse::<IpAddr>().is_err()) {
+            return Err(refuse(format!("invalid dns: IP address is not correctly formatted: {wrong}")));
+        }
+        Ok(Self { pools, default, host_gateways, dns })
     }
 
     /// Where subnets come from; `id` tells this engine from others.
@@ -235,6 +263,8 @@ mod tests {
             ("default-gateway", "10.0.0.1", "it needs a subnet"),
             ("mtu", "12", "driver.mtu"),
             ("ip", "x", "host_binding_ipv4"),
+            ("dns", "x", "IP address is not correctly formatted: x"),
+            ("host-gateway-ip", "x", "invalid host-gateway-ips"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

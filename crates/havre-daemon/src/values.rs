@@ -32,6 +32,15 @@ pub(crate) fn check_labels(labels: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Whether published ports are judged by the host's rules for its own input.
+pub(crate) fn by_input(asked: Option<&str>) -> Result<bool> {
+    match asked {
+        None | Some("forward") => Ok(false),
+        Some("host-input") => Ok(true),
+        Some(other) => refuse(format!("invalid publish-policy: {other}: want forward or host-input")),
+    }
+}
+
 /// The oldest API version to answer.
 pub(crate) fn oldest(asked: Option<&str>) -> Result<ApiVersion> {
     let Some(text) = asked else { return Ok(ApiVersion::OLDEST) };

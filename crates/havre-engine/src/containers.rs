@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use havre_base::{Clock as _, ContainerId, ContainerName, ExecId, SystemClock};
 use havre_image::{Image, ImageError};
+use havre_net::networks::EndpointSpec;
 use havre_runtime::shim::protocol::{AttachSpec, Target};
 use havre_store::db::Batch;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -107,7 +108,7 @@ impl Containers {
         };
         let batch = Batch::new().put(CONTAINERS, id.as_str(), &*fixed).put(STATES, id.as_str(), &now);
         // The name is taken before the record is written, so that two creations cannot both succeed.
-        self.adopt(fixed, now, Origin::Resting, false)?;
+        self.adopt(fixed, now, Origin::Resting)?;
         if let Err(error) = self.launcher.commit(batch).await {
             self.index.remove(&id, &name);
             return Err(error);
@@ -160,20 +161,14 @@ impl Containers {
     }
 
     /// Starts the task of a container.
-    pub(crate) fn adopt(
-        &self,
-        fixed: Arc<Fixed>,
-        now: Changing,
-        origin: Origin,
-        start_now: bool,
-    ) -> Result<(), EngineError> {
+    pub(crate) fn adopt(&self, fixed: Arc<Fixed>, now: Changing, origin: Origin) -> Result<(), EngineError> {
         let (sender, inbox) = mpsc::channel(INBOX);
         let (id, name) = (fixed.id.clone(), now.name.clone());
         let (container, view) = Container::new(Arc::clone(&self.launcher), fixed, now, inbox, origin);
         self.index.insert(&id, &name, Handle { inbox: sender, view })?;
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(container.run(start_now));
+        tasks.spawn(container.run());
         Ok(())
     }
 
@@ -243,6 +238,18 @@ impl Containers {
     /// Freezes or thaws all processes.
     pub async fn freeze(&self, text: &str, frozen: bool) -> Result<(), EngineError> {
         self.ask_named(text, |reply| Command::Freeze { frozen, reply }).await
+    }
+
+    /// Adds a network to a container's.
+    pub async fn connect(&self, text: &str, spec: EndpointSpec) -> Result<(), EngineError> {
+        let spec = Box::new(spec);
+        self.ask_named(text, |reply| Command::Connect { spec, reply }).await
+    }
+
+    /// Takes a network from a container; with `force` also one that is gone.
+    pub async fn disconnect(&self, text: &str, network: &str, force: bool) -> Result<(), EngineError> {
+        let network = network.to_owned();
+        self.ask_named(text, |reply| Command::Disconnect { network, force, reply }).await
     }
 
     /// Gives a container another name.

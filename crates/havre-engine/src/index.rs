@@ -110,6 +110,11 @@ impl Index {
         tables.by_id.values().map(|handle| Arc::clone(&handle.view.borrow())).collect()
     }
 
+    pub(crate) fn handles(&self) -> Vec<Handle> {
+        let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        tables.by_id.values().cloned().collect()
+    }
+
     pub(crate) fn insert_exec(&self, exec: &ExecId, owner: &ContainerId) {
         let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
         tables.execs.insert(exec.clone(), owner.clone());

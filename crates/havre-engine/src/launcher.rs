@@ -5,7 +5,7 @@
 //! counts as removed.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::time::Instant;
 use havre_base::{ContainerId, ContainerName, ExecId};
 use havre_image::{Images, Writable};
 use havre_net::fabric::{Connected, Fabric};
+use havre_net::networks::Endpoint;
 use havre_oci::runtime::{LinuxCapabilities, LinuxPids, LinuxResources, Process, Spec};
 use havre_runtime::capabilities::{self, CapabilitySet};
 use havre_runtime::cgroup::{Cgroup, Changed, Layout};
@@ -23,11 +24,14 @@ use tokio::sync::oneshot;
 
 use crate::EngineError;
 use crate::container::{Attachment, log_path};
+use crate::etc::{self, Surroundings};
 use crate::events::Events;
 use crate::filters::{self, Filters};
 use crate::index::Index;
 use crate::link::{self, CLIENTS_AT_START, Link};
-use crate::plan::{self, Facts};
+use crate::links::{self, Linked};
+use crate::nameservers::NameServers;
+use crate::plan::{self, EtcFiles, Facts};
 use crate::reaper::Reaper;
 use crate::record::Fixed;
 use crate::settings::{self, Settings};
@@ -48,6 +52,7 @@ pub(crate) struct Launcher {
     pub(crate) settings: Settings,
     pub(crate) images: Arc<Images>,
     pub(crate) fabric: Arc<Fabric>,
+    pub(crate) names: NameServers,
     pub(crate) events: Arc<Events>,
     pub(crate) index: Arc<Index>,
     db: Arc<Db>,
@@ -84,6 +89,7 @@ impl Launcher {
             std::fs::create_dir_all(&path).map_err(EngineError::io("create", &path))?;
         }
         Ok(Self {
+            names: NameServers::new(Arc::clone(fabric.networks()), settings.dns.clone()),
             settings,
             images,
             fabric,
@@ -131,8 +137,9 @@ impl Launcher {
         let id = &fixed.id;
         let data_dir = self.data_dir(id);
         std::fs::create_dir_all(&data_dir).map_err(EngineError::io("create", &data_dir))?;
-        let places = connected.as_ref().map_or(&[][..], |connected| &connected.endpoints);
-        let files = crate::etc::write(&data_dir, fixed, places)?;
+        let name = self.index.find(id.as_str())?.view.borrow().now.name.clone();
+        let links = links::of(self, fixed, &name)?;
+        let files = self.etc_files(fixed, connected.as_ref(), &links)?;
         let runtime = self.settings.live.get().runtime(fixed.spec.runtime.as_deref())?.cloned();
         let init = fixed.spec.init.unwrap_or(self.settings.default_init);
         let donors = self.donors(fixed)?;
@@ -143,6 +150,9 @@ impl Launcher {
             ..self.facts.clone()
         };
         let mut spec = plan::plan_spec(&fixed.spec, &fixed.merged, &fixed.hostname, &files, &facts)?;
+        if let Some(process) = spec.process.as_mut().filter(|_| !links.is_empty()) {
+            process.env = self.environment(fixed, &links, &name, fixed.spec.tty);
+        }
         if let Some(resources) = spec.linux.as_mut().and_then(|linux| linux.resources.as_mut()) {
             resources.pids = resources.pids.take().or_else(|| self.most_processes.clone());
         }
@@ -165,8 +175,7 @@ impl Launcher {
         let layered = began.elapsed();
         let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let log = &fixed.spec.log;
-        let name = self.index.find(id.as_str())?.view.borrow().now.name.to_string();
-        let attributes = crate::logged::attributes(fixed, &name, &log.attributes)?;
+        let attributes = crate::logged::attributes(fixed, name.as_str(), &log.attributes)?;
         let run_dir = self.run_dir(id);
         let config = ShimConfig {
             id: id.clone(),
@@ -224,6 +233,70 @@ impl Launcher {
             ("supervisor".to_owned(), nanos(began.elapsed().saturating_sub(layered))),
         ];
         Ok(Launched { link, child, timings, more_clients })
+    }
+
+    /// The files that are mounted below `/etc`: its own, or those of the container whose network it shares.
+    fn etc_files(
+        &self,
+        fixed: &Fixed,
+        connected: Option<&Connected>,
+        links: &[Linked],
+    ) -> Result<EtcFiles, EngineError> {
+        if let NetworkMode::Container(owner) = &fixed.spec.network {
+            let handle = self.index.find(owner.as_str())?;
+            let owner = handle.view.borrow();
+            return match &owner.fixed.spec.network {
+                NetworkMode::Container(_) => Err(EngineError::Invalid(format!(
+                    "cannot join network of container {}: it has joined that of another one",
+                    owner.id()
+                ))),
+                _ => Ok(etc::files(&self.data_dir(owner.id()))),
+            };
+        }
+        let gateways = match etc::wants_gateway(&fixed.spec) {
+            true if self.settings.host_gateways.is_empty() => self.fabric.host_gateways()?,
+            true => self.settings.host_gateways.clone(),
+            false => Vec::new(),
+        };
+        let around = Surroundings {
+            dns: self.settings.dns.of(&fixed.spec),
+            places: connected.map_or(&[][..], |connected| &connected.endpoints),
+            served: self.names.serves(&fixed.id),
+            gateways: &gateways,
+            links,
+        };
+        etc::write(&self.data_dir(&fixed.id), fixed, &around)
+    }
+
+    /// The environment of a process of a container with links.
+    fn environment(&self, fixed: &Fixed, links: &[Linked], name: &ContainerName, tty: bool) -> Vec<String> {
+        let linked = links.iter().flat_map(|link| link.variables(name)).collect();
+        fixed.merged.environment_with(&fixed.hostname, tty, linked)
+    }
+
+    /// A running container is in other networks than before: it may need a name server now. Returns sockets that its
+    /// supervisor shall keep ([`Ask::Keep`]). To be called within the runtime; blocks for a moment.
+    ///
+    /// [`Ask::Keep`]: havre_runtime::shim::protocol::Ask::Keep
+    pub(crate) fn names_changed(
+        &self,
+        fixed: &Fixed,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Vec<OwnedFd>, EngineError> {
+        Ok(self.names.changed(fixed, namespace)?)
+    }
+
+    /// A container has ended, or could not be started: takes back its places and its name server.
+    pub(crate) fn disconnected(&self, id: &ContainerId) {
+        self.names.end(id);
+        self.fabric.disconnect(id);
+    }
+
+    /// The same for its files; after [`Launcher::names_changed`].
+    pub(crate) fn etc_changed(&self, fixed: &Fixed, before: &[Endpoint], after: &[Endpoint]) {
+        let dns = self.settings.dns.of(&fixed.spec);
+        let served = self.names.serves(&fixed.id);
+        etc::changed(&self.data_dir(&fixed.id), fixed, &dns, [before, after], served);
     }
 
     fn filter(&self, fixed: &Fixed, privileged: bool) -> Result<Option<OwnedFd>, EngineError> {
@@ -288,7 +361,10 @@ impl Launcher {
         exec: &ExecSpec,
     ) -> Result<(Process, Option<OwnedFd>), EngineError> {
         let caps = capabilities(fixed, exec.privileged)?.names();
-        let mut env = fixed.merged.environment(&fixed.hostname, exec.tty);
+        let name = self.index.find(fixed.id.as_str())?.view.borrow().now.name.clone();
+        // One that it is linked to may have ended meanwhile.
+        let links = links::of(self, fixed, &name).unwrap_or_default();
+        let mut env = self.environment(fixed, &links, &name, exec.tty);
         for entry in &exec.env {
             crate::merged::set_variable(&mut env, entry);
         }

@@ -19,9 +19,11 @@ pub mod hygiene;
 mod index;
 mod launcher;
 mod link;
+mod links;
 mod logged;
 mod merged;
 mod names;
+mod nameservers;
 pub mod networking;
 mod observe;
 mod plan;
@@ -53,6 +55,7 @@ pub use cdi::{FOLDERS as CDI_FOLDERS, discovered as discovered_devices};
 pub use container::{Attachment, ExecView, Revised, Revision};
 pub use containers::{Containers, CreateRequest, WaitFor};
 pub use error::EngineError;
+pub use etc::HOST_GATEWAY;
 pub use events::{Events, Happening};
 pub use files::{
     Change, ChangeKind, CommitRequest, ExtractSpec, Files, Incoming, Outgoing, PathStat, Sizes, clean_path,
@@ -69,7 +72,7 @@ pub use observe::Pruned;
 pub use plan::protected_paths;
 pub use ps::Table;
 pub use record::{Changing, Fixed, View};
-pub use settings::{Live, OWN_RUNTIME, Reloadable, STOP_TIMEOUT, Settings};
+pub use settings::{DnsDefaults, Live, OWN_RUNTIME, Reloadable, STOP_TIMEOUT, Settings};
 pub use space::is_want_of_space;
 pub use state::State;
 pub use stats::{Reading, Sample, Traffic};
@@ -121,6 +124,7 @@ impl Engine {
     /// Lets go of everything; containers keep running.
     pub async fn shutdown(&self) {
         self.containers.close().await;
+        self.containers.launcher.names.close();
         let fabric = Arc::clone(&self.fabric);
         // Whatever went wrong was told.
         drop(tokio::task::spawn_blocking(move || fabric.close()).await);

@@ -40,15 +40,20 @@ impl Link {
 
     /// The next packet; none when the shim is gone. Cancel safe.
     pub(crate) async fn recv(&mut self) -> io::Result<Option<Packet>> {
+        Ok(self.recv_with().await?.map(|(packet, _)| packet))
+    }
+
+    /// The same, with the descriptors that came along.
+    pub(crate) async fn recv_with(&mut self) -> io::Result<Option<(Packet, Vec<OwnedFd>)>> {
         self.buffer.resize(MAX_MESSAGE, 0);
         let buffer = &mut self.buffer;
         let socket = &self.socket;
         let received = socket.async_io(Interest::READABLE, || seqpacket::recv_into(socket, buffer)).await?;
         let packet = match received {
             None => None,
-            Some((count, _)) => {
+            Some((count, fds)) => {
                 let bytes = buffer.get(..count).unwrap_or(&[]);
-                Some(serde_json::from_slice(bytes).map_err(io::Error::other)?)
+                Some((serde_json::from_slice(bytes).map_err(io::Error::other)?, fds))
             }
         };
         // An idle container keeps no buffer.

@@ -99,10 +99,17 @@ impl Merged {
     /// The environment of the first process: the engine's variables first, as Docker orders them.
     #[must_use]
     pub fn environment(&self, hostname: &str, tty: bool) -> Vec<String> {
+        self.environment_with(hostname, tty, Vec::new())
+    }
+
+    /// The same with variables that come from elsewhere; image and user win over them.
+    #[must_use]
+    pub fn environment_with(&self, hostname: &str, tty: bool, more: Vec<String>) -> Vec<String> {
         let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
         if tty {
             env.push("TERM=xterm".to_owned());
         }
+        env.extend(more);
         for entry in &self.env {
             set_variable(&mut env, entry);
         }

@@ -13,25 +13,9 @@ use havre_net::networks::Network;
 use havre_net::ports::PublishedPort;
 use havre_net::spec::NetworkSpec;
 
+use crate::events::Events;
 use crate::record::Fixed;
-use crate::spec::ContainerSpec;
 use crate::{Engine, EngineError};
-
-/// Refuses a start that would not do what was asked.
-pub(crate) fn check_start(spec: &ContainerSpec) -> Result<(), EngineError> {
-    for endpoint in &spec.endpoints {
-        let wanted = [
-            ("--link", !endpoint.links.is_empty()),
-            ("--network-alias (there are no names of containers yet)", !endpoint.aliases.is_empty()),
-            ("--link-local-ip", !endpoint.link_local.is_empty()),
-            ("driver options of an endpoint", !endpoint.options.is_empty()),
-        ];
-        if let Some((what, _)) = wanted.iter().find(|(_, asked)| *asked) {
-            return Err(EngineError::NotYet((*what).to_owned()));
-        }
-    }
-    Ok(())
-}
 
 /// The ports of a container that are to be reached on the host.
 pub(crate) fn ports(fixed: &Fixed) -> Vec<PublishedPort> {
@@ -101,9 +85,18 @@ pub async fn prune(engine: &Engine, chosen: impl Fn(&Network) -> bool) -> Result
 
 /// Tells of a network; `more` is what else belongs to the action, such as the container that joined.
 pub fn happened(engine: &Engine, action: &str, network: &Network, more: &[(&str, &str)]) {
+    told(&engine.events, action, network, more);
+}
+
+pub(crate) fn told(events: &Events, action: &str, network: &Network, more: &[(&str, &str)]) {
     let own = [("name", network.spec.name.as_str()), ("type", network.spec.driver.name())];
     let attributes = own.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    engine.events.publish("network", action, network.id.as_str(), attributes.collect());
+    events.publish("network", action, network.id.as_str(), attributes.collect());
+}
+
+/// Keeps the host's networking as the engine needs it, as long as it is polled.
+pub async fn watch(engine: Arc<Engine>) {
+    havre_net::watch::watch(Arc::clone(&engine.fabric)).await;
 }
 
 /// The database writes with a sync.

@@ -5,6 +5,7 @@
 //! database does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use havre_runtime::shim::protocol::{Answer, Ask, Exit, Packet, Status};
 use havre_store::db::{Batch, Db};
 
 use crate::EngineError;
-use crate::container::Origin;
+use crate::container::{Command, Origin};
 use crate::containers::Containers;
+use crate::etc::wants_gateway;
 use crate::launcher::{Launcher, remove_cgroup, remove_tree};
 use crate::link::{self, Found, Link};
 use crate::record::{CONTAINERS, Changing, Fixed, STATES};
 use crate::restart;
+use crate::spec::NetworkMode;
 use crate::state::{Change, State};
 
 /// The exit code of a container whose machine went down under it.
@@ -37,6 +40,7 @@ pub(crate) async fn recover(
 ) -> Result<(), EngineError> {
     let mut states: BTreeMap<String, Changing> = db.load(STATES)?.into_iter().collect();
     let mut known = BTreeSet::new();
+    let mut to_start = Vec::new();
     for (key, fixed) in db.load::<Fixed>(CONTAINERS)? {
         let Some(now) = states.remove(&key) else {
             tracing::error!(container = key, "a container without a state is forgotten");
@@ -45,27 +49,46 @@ pub(crate) async fn recover(
         };
         let id = fixed.id.clone();
         known.insert(id.clone());
-        if let Err(error) = recover_one(launcher, containers, fixed, now).await {
-            tracing::error!(container = %id, error = havre_base::chain(&error), "cannot recover a container");
+        match recover_one(launcher, containers, fixed, now).await {
+            Ok(true) => to_start.push(id),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(container = %id, error = havre_base::chain(&error), "cannot recover a container");
+            }
         }
     }
     sweep(launcher, &known);
-    let launcher = Arc::clone(launcher);
+    let there = Arc::clone(launcher);
     let restore = move || {
         let runs = |id: &ContainerId| {
-            launcher.index.find(id.as_str()).is_ok_and(|handle| handle.view.borrow().now.state.is_alive())
+            there.index.find(id.as_str()).is_ok_and(|handle| handle.view.borrow().now.state.is_alive())
         };
-        launcher.fabric.restore(&runs);
+        there.fabric.restore(&runs);
+        // Before anybody else can ask for something.
+        for handle in there.index.handles() {
+            if handle.view.borrow().now.state.is_alive()
+                && handle.inbox.try_send(Command::MendNetworks).is_err()
+            {
+                tracing::error!("a container's networks are not looked at");
+            }
+        }
     };
-    tokio::task::spawn_blocking(restore).await.map_err(|_| EngineError::ShuttingDown)
+    tokio::task::spawn_blocking(restore).await.map_err(|_| EngineError::ShuttingDown)?;
+    // Not before: the places of those that do not run yet are taken back.
+    for id in to_start {
+        let inbox = launcher.index.find(id.as_str())?.inbox;
+        inbox.send(Command::Resume).await.unwrap_or(());
+    }
+    Ok(())
 }
 
+/// Returns whether the container is to be started.
 async fn recover_one(
     launcher: &Arc<Launcher>,
     containers: &Containers,
     fixed: Fixed,
     mut now: Changing,
-) -> Result<(), EngineError> {
+) -> Result<bool, EngineError> {
     let fixed = Arc::new(fixed);
     let run_dir = launcher.run_dir(&fixed.id);
     let was_alive = now.state.is_alive();
@@ -88,6 +111,7 @@ async fn recover_one(
             exit.clone_from(&status.exit);
             note_running(&mut now, &status);
             if exit.is_none() {
+                take_over_names(launcher, &fixed, status.pid, &mut link).await;
                 origin = Origin::Adopted(link);
             }
         }
@@ -123,7 +147,7 @@ async fn recover_one(
             let id = fixed.id.as_str();
             launcher.enqueue(Batch::new().delete(CONTAINERS, id).delete(STATES, id));
             launcher.remove(&fixed.id);
-            return Ok(());
+            return Ok(false);
         }
     }
     let started_before = now.started_at.is_some();
@@ -131,7 +155,8 @@ async fn recover_one(
         && started_before
         && restart::at_daemon_start(fixed.spec.restart, now.stopped_by_user, was_alive);
     launcher.enqueue(Batch::new().put(STATES, fixed.id.as_str(), &now));
-    containers.adopt(fixed, now, origin, start_now)
+    containers.adopt(fixed, now, origin)?;
+    Ok(start_now)
 }
 
 /// The end of a container whose supervisor did not live to tell: it was killed, or the machine went down.
@@ -179,6 +204,43 @@ async fn ask_status(link: &mut Link) -> std::io::Result<Status> {
                 return Err(std::io::Error::other("the supervisor answered something else"));
             }
             Some(Packet::Reply(_) | Packet::Event(_)) => {}
+        }
+    }
+}
+
+/// Goes on answering a running container that asks for names. One that cannot be answered goes on without.
+async fn take_over_names(launcher: &Arc<Launcher>, fixed: &Arc<Fixed>, pid: i32, link: &mut Link) {
+    if fixed.spec.network != NetworkMode::Networks {
+        return;
+    }
+    if wants_gateway(&fixed.spec) && launcher.settings.host_gateways.is_empty() {
+        launcher.fabric.use_default();
+    }
+    let taken = async {
+        let kept = tokio::time::timeout(ANSWERS_WITHIN, ask_kept(link)).await;
+        let kept = kept.map_err(std::io::Error::other).and_then(|kept| kept).unwrap_or_default();
+        let (there, fixed) = (Arc::clone(launcher), Arc::clone(fixed));
+        let adopt = move || there.names.adopt(&fixed, pid, kept);
+        let keep = tokio::task::spawn_blocking(adopt).await.map_err(|_| EngineError::ShuttingDown)??;
+        if !keep.is_empty() {
+            let keep: Vec<_> = keep.iter().map(OwnedFd::as_fd).collect();
+            // Its answer is one that nobody waits for.
+            link.send(Ask::Keep, &keep).await.map_err(EngineError::io("hand over", "name server sockets"))?;
+        }
+        Ok::<_, EngineError>(())
+    };
+    if let Err(error) = taken.await {
+        tracing::error!(container = %fixed.id, error = havre_base::chain(&error), "no names for a running container");
+    }
+}
+
+async fn ask_kept(link: &mut Link) -> std::io::Result<Vec<OwnedFd>> {
+    let seq = link.send(Ask::Kept, &[]).await?;
+    loop {
+        match link.recv_with().await? {
+            None => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Some((Packet::Reply(reply), fds)) if reply.seq == seq => return Ok(fds),
+            Some(_) => {}
         }
     }
 }

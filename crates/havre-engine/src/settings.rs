@@ -1,6 +1,7 @@
 //! What the daemon decides for all containers, and the part of it that a reload may change.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,7 +11,7 @@ use havre_runtime::shim::protocol::ExternalRuntime;
 
 use crate::EngineError;
 use crate::hygiene::Watermarks;
-use crate::spec::SeccompSpec;
+use crate::spec::{ContainerSpec, SeccompSpec};
 
 /// The name of our own runtime.
 pub const OWN_RUNTIME: &str = "havre";
@@ -40,8 +41,36 @@ pub struct Settings {
     pub cdi_folders: Option<Vec<PathBuf>>,
     /// How networks are made on this host.
     pub fabric: FabricSpec,
+    /// What `host-gateway` stands for; none for the addresses of the default network's bridge.
+    pub host_gateways: Vec<IpAddr>,
+    /// How containers resolve names that say nothing of it.
+    pub dns: DnsDefaults,
     /// What may change while the daemon runs.
     pub live: Live,
+}
+
+/// How containers resolve names that say nothing of it; what is empty is the host's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DnsDefaults {
+    /// Name servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// Options of the resolver.
+    pub options: Vec<String>,
+}
+
+impl DnsDefaults {
+    /// What a container asks for: each part its own, or the default.
+    #[must_use]
+    pub fn of(&self, spec: &ContainerSpec) -> Self {
+        let or = |own: &[String], other: &[String]| if own.is_empty() { other } else { own }.to_vec();
+        Self {
+            servers: or(&spec.dns, &self.servers),
+            search: or(&spec.dns_search, &self.search),
+            options: or(&spec.dns_options, &self.options),
+        }
+    }
 }
 
 /// What a reload of the configuration may change.

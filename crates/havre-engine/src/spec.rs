@@ -109,6 +109,9 @@ pub struct ContainerSpec {
     /// The networks to join, in this order. Only with [`NetworkMode::Networks`].
     #[serde(default)]
     pub endpoints: Vec<EndpointSpec>,
+    /// The network that it joins when it is started without any.
+    #[serde(default)]
+    pub home: String,
     /// Ports to be reached on the host.
     #[serde(default)]
     pub published: Vec<PublishedPort>,

@@ -98,6 +98,9 @@ pub enum NetError {
         /// Who has it, if that could be found out.
         by: String,
     },
+    /// The container is not in the network.
+    #[error("{0}")]
+    NotConnected(String),
     /// All ports of a range are taken.
     #[error("all ports are allocated: none of {first} to {last} is free")]
     NoPort {
@@ -136,6 +139,7 @@ impl Classify for NetError {
             Self::PortAllocated(_)
             | Self::PortInUse { .. }
             | Self::NoPort { .. }
+            | Self::NotConnected(_)
             | Self::Kernel(_)
             | Self::Namespace(_)
             | Self::Lie { .. } => ErrorKind::Internal,

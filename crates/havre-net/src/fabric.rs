@@ -5,13 +5,16 @@
 //! the container has ended. What a crash leaves apart, `restore` puts together at the next start.
 //! All of it works in the namespace in which `open` was called. Everything here blocks, for a millisecond or two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher as _};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use havre_base::{ContainerId, NetworkId};
+use havre_base::{ContainerId, EndpointId, NetworkId};
 use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
@@ -19,13 +22,18 @@ use crate::drivers::remote::Plugins;
 use crate::drivers::{self, bridge, parent};
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks, Prepared};
-use crate::ports::PublishedPort;
+use crate::options::GatewayMode;
+use crate::ports::{Publication, PublishedPort};
 use crate::publish::Taken;
 use crate::rate::{self, Rates};
+use crate::relay::{self, Relay};
 use crate::sandbox::{self, Sandbox};
 use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
+use crate::stale::{self, Stale};
 use crate::{NetError, Result};
 
+/// Giving back places takes a millisecond each; an engine that ends waits no longer than this.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 /// How long plugins may keep a start waiting by what they are told of containers that ended before.
 const FORGETTING: Duration = Duration::from_secs(10);
 
@@ -38,9 +46,28 @@ pub struct Fabric {
     /// None where the administrator does it.
     firewall: Option<Firewall>,
     mark: PathBuf,
-    /// Held while ports are chosen, so that nobody else chooses the same.
-    choosing: Mutex<()>,
+    relay: Relay,
+    stale: Stale,
+    /// Whether the host's rules for what is its own judge about published ports.
+    by_input: bool,
+    /// Held while ports are chosen, so that nobody else chooses the same; where to look for the next one.
+    choosing: Mutex<u16>,
+    /// How many containers are giving back their places.
+    leaving: (Mutex<usize>, Condvar),
+    /// Whether the default network's addresses on this host are used by others than its containers.
+    default_is_used: AtomicBool,
     plugins: Plugins,
+}
+
+/// A container is giving back its places, for as long as this is held.
+#[derive(Debug)]
+pub struct Leaving(Arc<Fabric>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        *self.0.lock_leaving() -= 1;
+        self.0.leaving.1.notify_all();
+    }
 }
 
 /// What the administrator decided.
@@ -48,6 +75,8 @@ pub struct Fabric {
 pub struct FabricSpec {
     /// The name of the packet filter's table; without one nothing is filtered, translated or published.
     pub table: Option<String>,
+    /// Published ports are what the host's rules for its own input say, as if programs of the host had them.
+    pub by_input: bool,
     /// Beside this file, with the family's number behind its name, is one while forwarding is on because of us.
     pub mark: PathBuf,
 }
@@ -61,9 +90,9 @@ pub struct Connected {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Turns forwarding on, without which no container reaches anybody else. Whether it is on because of us: then the host
-/// must not forward for others too.
-fn forward(mark: &Path, ipv6: bool) -> Result<bool> {
+/// Turns forwarding on, without which no container reaches anybody else. If it is on because of us, the bridges that
+/// were there before: then the host must not forward for others too.
+fn forward(mark: &Path, ipv6: bool, host: &mut Route) -> Result<Option<Vec<String>>> {
     let name = if ipv6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
     let mark = mark.with_extension(if ipv6 { "6" } else { "4" });
     let path = format!("/proc/sys/net/{name}");
@@ -72,15 +101,29 @@ fn forward(mark: &Path, ipv6: bool) -> Result<bool> {
             if ipv6 {
                 keep_learning()?;
             }
+            let mut bridges = bridge::of_others(host)?;
             // The mark first: a crash in between must not open the host.
-            std::fs::write(&mark, "")?;
+            std::fs::write(&mark, bridges.join("\n"))?;
             std::fs::write(&path, "1")?;
-            Ok(true)
+            bridges.sort();
+            Ok(Some(bridges))
         }
         // A kernel without that family.
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(mark.exists()),
+        _ => match std::fs::read_to_string(&mark) {
+            Ok(bridges) => Ok(Some(bridges.lines().map(str::to_owned).collect())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        },
     }
+}
+
+/// Engines that share a host begin at different ports: what one publishes another does not see.
+fn first_port(spec: &FabricSpec) -> u16 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    spec.table.hash(&mut hasher);
+    // Within what the kernel gives to programs that do not choose; the range itself is looked up when a port is chosen.
+    32_768 + u16::try_from(hasher.finish() % 16_384).unwrap_or_default()
 }
 
 /// A host that forwards ignores advertisements of routers, and would lose its way out, unless it is told not to.
@@ -105,6 +148,7 @@ impl Drop for Places<'_> {
     fn drop(&mut self) {
         if !self.keep {
             for (_, endpoint) in &self.joined {
+                self.fabric.unguard(&endpoint.id);
                 self.fabric.give_back(endpoint, None);
             }
         }
@@ -117,10 +161,24 @@ impl Fabric {
         let host = Mutex::new(Route::open()?);
         let firewall = match &spec.table {
             None => None,
-            Some(name) => Some(Firewall::open(name)?),
+            Some(name) => Some(Firewall::open(name, spec.by_input)?),
         };
-        let (mark, choosing, plugins) = (spec.mark.clone(), Mutex::new(()), Plugins::default());
-        Ok(Self { networks, host, firewall, mark, choosing, plugins })
+        let (relay, stale, by_input) = (Relay::default(), Stale::default(), spec.by_input);
+        let (mark, choosing) = (spec.mark.clone(), Mutex::new(first_port(spec)));
+        let (default_is_used, leaving) = (AtomicBool::new(false), (Mutex::new(0), Condvar::new()));
+        Ok(Self {
+            networks,
+            host,
+            firewall,
+            mark,
+            relay,
+            stale,
+            by_input,
+            choosing,
+            leaving,
+            default_is_used,
+            plugins: Plugins::default(),
+        })
     }
 
     /// The same, with plugins that are looked for elsewhere.
@@ -136,12 +194,7 @@ impl Fabric {
         &self.networks
     }
 
-    /// Our table, where there is one.
-    pub(crate) const fn firewall(&self) -> Option<&Firewall> {
-        self.firewall.as_ref()
-    }
-
-    fn host(&self) -> MutexGuard<'_, Route> {
+    pub(crate) fn host(&self) -> MutexGuard<'_, Route> {
         // Requests are whole, and answers that nobody took are skipped by their numbers.
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +206,10 @@ impl Fabric {
         self.networks.sweep(runs);
         let mut all = self.networks.list();
         // The default network is made for its first container, so that an engine without one leaves the host as it is.
-        all.retain(|network| !network.is_predefined() || !self.networks.endpoints(&network.id).is_empty());
+        let used = |network: &Network| {
+            !self.networks.endpoints(&network.id).is_empty() || self.default_is_used.load(Ordering::Relaxed)
+        };
+        all.retain(|network| !network.is_predefined() || used(network));
         let mut host = self.host();
         if let Err(error) = rate::sweep(&mut host, &self.networks.all_endpoints())
             .and_then(|()| drivers::sweep(&mut host, &all))
@@ -165,7 +221,9 @@ impl Fabric {
         }
         for network in &all {
             let made = match network.spec.driver {
-                Driver::Bridge => self.forward_for(network).and_then(|()| bridge::ensure(&mut host, network)),
+                Driver::Bridge => {
+                    self.forward_for(network, &mut host).and_then(|()| bridge::ensure(&mut host, network))
+                }
                 Driver::Macvlan | Driver::Ipvlan => parent::ensure(&mut host, network),
                 Driver::Host | Driver::Null | Driver::Remote(_) => continue,
             };
@@ -186,19 +244,68 @@ impl Fabric {
 
     /// All at once, so that running containers lose nothing.
     fn restore_firewall(&self, all: &[Network]) -> Result<()> {
-        let Some(firewall) = self.firewall.as_ref().filter(|_| !all.is_empty()) else { return Ok(()) };
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        if !all.iter().any(|network| network.spec.driver == Driver::Bridge) {
+            // Left over from an engine that did not come to its end.
+            return firewall.empty();
+        }
         let bridges = all.iter().filter(|network| network.spec.driver == Driver::Bridge);
         let by_id: BTreeMap<&NetworkId, &Network> = bridges.map(|network| (&network.id, network)).collect();
         let places = self.networks.all_endpoints();
-        let ports = places
-            .iter()
-            .filter_map(|place| Some((&place.id, *by_id.get(&place.network)?, place.published.as_slice())));
-        firewall.replace(by_id.values().copied(), ports)
+        let known = places.iter().filter_map(|place| Some((place, *by_id.get(&place.network)?)));
+        firewall.replace(by_id.values().copied(), known)?;
+        for place in &places {
+            if let Some(network) = by_id.get(&place.network)
+                && let Err(error) = self.open_doors(&place.id, network, &place.published)
+            {
+                tracing::warn!(error = havre_base::chain(&error), "a published port is not reached");
+            }
+        }
+        Ok(())
     }
 
-    /// Writes the firewall's table anew, for when somebody else has changed it.
-    pub fn assert_firewall(&self) -> Result<()> {
-        self.firewall.as_ref().map_or(Ok(()), Firewall::assert)
+    /// What leads where the kernel does not.
+    #[must_use]
+    pub const fn relay(&self) -> &Relay {
+        &self.relay
+    }
+
+    /// Lets the relay lead to these ports of a place, and to no others of it.
+    fn open_doors(&self, place: &EndpointId, network: &Network, ports: &[Publication]) -> Result<()> {
+        let options = network.options();
+        let translated = |port: &&Publication| {
+            let mode = if port.to.is_ipv6() { options.mode6 } else { options.mode4 };
+            mode != GatewayMode::Routed
+        };
+        let ports: Vec<Publication> = ports.iter().filter(translated).copied().collect();
+        self.relay.set(place, &relay::doors(&ports, self.by_input))
+    }
+
+    /// The firewall, unless the administrator does it.
+    #[must_use]
+    pub const fn firewall(&self) -> Option<&Firewall> {
+        self.firewall.as_ref()
+    }
+
+    /// Writes the firewall's table anew, for when somebody else has changed it; false where there is none.
+    pub fn assert_firewall(&self) -> Result<bool> {
+        self.firewall.as_ref().map_or(Ok(false), Firewall::assert)
+    }
+
+    /// Containers of other networks use the default network's addresses on this host.
+    pub fn use_default(&self) {
+        self.default_is_used.store(true, Ordering::Relaxed);
+    }
+
+    /// By which addresses containers reach this host: those of the default network's bridge, which is there from now on.
+    pub fn host_gateways(&self) -> Result<Vec<IpAddr>> {
+        self.use_default();
+        let network = self.networks.find("bridge")?;
+        if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
+            self.lay(&network)?;
+        }
+        bridge::ensure(&mut self.host(), &network)?;
+        Ok(network.blocks.iter().filter_map(|block| block.gateway).collect())
     }
 
     /// Makes a network. Also returns which of its options have no effect.
@@ -265,17 +372,19 @@ impl Fabric {
     }
 
     fn lay_bridge(&self, network: &Network) -> Result<()> {
-        self.forward_for(network)?;
-        bridge::ensure(&mut self.host(), network)?;
+        let mut host = self.host();
+        self.forward_for(network, &mut host)?;
+        bridge::ensure(&mut host, network)?;
+        drop(host);
         self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.add_network(network))
     }
 
     /// Before the first bridge of a family.
-    fn forward_for(&self, network: &Network) -> Result<()> {
+    fn forward_for(&self, network: &Network, host: &mut Route) -> Result<()> {
         let Some(firewall) = &self.firewall else { return Ok(()) };
         for (wanted, ipv6) in [(network.spec.ipv4, false), (network.spec.ipv6, true)] {
-            if wanted && forward(&self.mark, ipv6)? {
-                firewall.close_to_others(ipv6);
+            if wanted && let Some(bridges) = forward(&self.mark, ipv6, host)? {
+                firewall.close_to_others(ipv6, bridges);
             }
         }
         Ok(())
@@ -313,7 +422,8 @@ impl Fabric {
         let mut places = Places { fabric: self, joined: Vec::new(), keep: false };
         let mut sandbox = Sandbox::create()?;
         for spec in asked {
-            places.joined.push(self.join(container, name, spec)?);
+            self.settle_default(spec)?;
+            places.joined.push(self.take_place(container, name, spec)?);
             if let Some((network, endpoint)) = places.joined.last_mut() {
                 self.plug(&mut sandbox, network, endpoint)?;
             }
@@ -332,8 +442,27 @@ impl Fabric {
         Ok(Connected { namespace: sandbox.into_fd(), endpoints })
     }
 
+    /// The default network is made for its first container: what the host has got since its subnet was chosen counts.
+    pub(crate) fn settle_default(&self, spec: &EndpointSpec) -> Result<()> {
+        let network = self.networks.find(&spec.network)?;
+        if !network.is_predefined()
+            || network.spec.driver != Driver::Bridge
+            || !self.networks.endpoints(&network.id).is_empty()
+        {
+            return Ok(());
+        }
+        let found = self.host().link(network.bridge.as_str());
+        if found.is_err()
+            && self.networks.move_default()?
+            && let Some(firewall) = &self.firewall
+        {
+            firewall.remove_network(&network.id)?;
+        }
+        Ok(())
+    }
+
     /// Takes a place, with addresses of whoever gives them in that network.
-    fn join(&self, container: &ContainerId, name: &str, spec: &EndpointSpec) -> Result<(Network, Endpoint)> {
+    pub(crate) fn take_place(&self, container: &ContainerId, name: &str, spec: &EndpointSpec) -> Result<(Network, Endpoint)> {
         let network = self.networks.find(&spec.network)?;
         let Ipam::Remote(ipam) = &network.spec.ipam else {
             return self.networks.join(container, name, spec.clone());
@@ -348,7 +477,7 @@ impl Fabric {
     }
 
     /// Takes a place back, and tells the plugins of its network, of whom each call may take only so long.
-    fn give_back(&self, endpoint: &Endpoint, patience: Option<Duration>) {
+    pub(crate) fn give_back(&self, endpoint: &Endpoint, patience: Option<Duration>) {
         if let Ok(network) = self.networks.find(endpoint.network.as_str()) {
             let told = |plugin: &str, error: NetError| {
                 tracing::warn!(
@@ -401,11 +530,15 @@ impl Fabric {
         }
     }
 
-    fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &mut Endpoint) -> Result<()> {
+    pub(crate) fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &mut Endpoint) -> Result<()> {
         match &network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
                     self.lay_bridge(network)?;
+                }
+                // Before there is a link over which something could be said.
+                if let Some(firewall) = &self.firewall {
+                    firewall.guard(network, endpoint)?;
                 }
                 let mut host = self.host();
                 let bridge = bridge::ensure(&mut host, network)?;
@@ -507,12 +640,47 @@ impl Fabric {
             tracing::warn!(network, driver, "ports are not published: its driver has no port mappings");
             return Ok(());
         }
-        let _one = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.choosing();
         let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        let mut taken = Taken::now(&self.networks.all_endpoints(), asked);
+        let mut taken = Taken::now(&self.networks.all_endpoints(), asked).besides(self.relay.doors());
+        taken.next = *next;
         let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
-        firewall.publish(&endpoint.id, network, &chosen)?;
-        self.networks.set_published(&endpoint.id, chosen);
+        *next = taken.next;
+        self.open_doors(&endpoint.id, network, &chosen)?;
+        if let Err(error) = firewall.publish(&endpoint.id, network, &chosen) {
+            self.open_doors(&endpoint.id, network, &[])?;
+            return Err(error);
+        }
+        self.networks.set_published(&endpoint.id, chosen.clone());
+        self.stale.mark(&chosen);
+        Ok(())
+    }
+
+    /// To be held while ports are chosen.
+    pub(crate) fn choosing(&self) -> MutexGuard<'_, u16> {
+        self.choosing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leads these ports to these places in place of those that led there, at once.
+    pub(crate) fn lead_ports(&self, changes: &[(&Endpoint, &Network, &[Publication])]) -> Result<()> {
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        let elements: Vec<_> =
+            changes.iter().map(|(place, network, ports)| (&place.id, *network, *ports)).collect();
+        let doors = |changes: &[(&Endpoint, &Network, &[Publication])]| {
+            changes.iter().try_for_each(|(place, network, ports)| self.open_doors(&place.id, network, ports))
+        };
+        if let Err(error) = doors(changes).and_then(|()| firewall.publish_all(&elements)) {
+            let before: Vec<_> = changes
+                .iter()
+                .map(|(place, network, _)| (*place, *network, place.published.as_slice()))
+                .collect();
+            doors(&before)?;
+            return Err(error);
+        }
+        for (place, _, ports) in changes {
+            self.networks.set_published(&place.id, ports.to_vec());
+            self.stale.mark(place.published.iter().chain(*ports));
+        }
         Ok(())
     }
 
@@ -521,22 +689,79 @@ impl Fabric {
         for endpoint in self.networks.of_container(container) {
             if let (Some(firewall), Ok(network)) =
                 (&self.firewall, self.networks.find(endpoint.network.as_str()))
-                && let Err(error) = firewall.publish(&endpoint.id, &network, &[])
+                && let Err(error) = firewall
+                    .publish(&endpoint.id, &network, &[])
+                    .and_then(|()| self.open_doors(&endpoint.id, &network, &[]))
             {
                 // The port leads nowhere, and the next change of the table makes it good.
                 tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
             }
+            self.close_port(&endpoint);
+            self.unguard(&endpoint.id);
             self.give_back(&endpoint, None);
+            self.stale.mark(&endpoint.published);
         }
+    }
+
+    /// Ends when the flows of published ports have to be looked at.
+    pub(crate) async fn changed_ports(&self) -> BTreeSet<(u16, bool)> {
+        self.stale.next().await
+    }
+
+    /// Forgets flows that go elsewhere than these ports lead now.
+    pub(crate) fn forget_flows(&self, changed: &BTreeSet<(u16, bool)>) -> Result<usize> {
+        let published: Vec<Publication> =
+            self.networks.all_endpoints().into_iter().flat_map(|place| place.published).collect();
+        stale::forget(changed, &published, self.by_input)
+    }
+
+    /// The kernel takes the links of a namespace away behind the end of its last process, and answers for them until then:
+    /// whoever gets the address next must not share it with them.
+    fn close_port(&self, endpoint: &Endpoint) {
+        let name = sandbox::outer_name(endpoint);
+        match self.host().change(|changes| changes.close_port(name.as_str())) {
+            Err(error) if !error.is_absent() => {
+                tracing::debug!(link = name, %error, "cannot close the bridge port of a container that has ended");
+            }
+            _ => {}
+        }
+    }
+
+    /// Forgets what is true of a place whose link is cut.
+    pub(crate) fn unguard(&self, place: &EndpointId) {
+        if let Some(firewall) = &self.firewall
+            && let Err(error) = firewall.unguard(place)
+        {
+            // It is about a link that is no more.
+            tracing::warn!(error = havre_base::chain(&error), "cannot take back what a container may say");
+        }
+    }
+
+    /// Says that a container's places are about to be given back; `close` waits for it.
+    #[must_use]
+    pub fn leaving(self: &Arc<Self>) -> Leaving {
+        *self.lock_leaving() += 1;
+        Leaving(Arc::clone(self))
+    }
+
+    fn lock_leaving(&self) -> MutexGuard<'_, usize> {
+        self.leaving.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// At the end of the engine: devices that nobody is at go, those of running containers stay.
     pub fn close(&self) {
+        let some = |count: &mut usize| *count > 0;
+        drop(self.leaving.1.wait_timeout_while(self.lock_leaving(), LEAVES_WITHIN, some));
         let mut host = self.host();
+        let used = |network: &Network| {
+            network.is_predefined()
+                && self.default_is_used.load(Ordering::Relaxed)
+                && !self.networks.all_endpoints().is_empty()
+        };
         let mut in_use = self.networks.list();
-        in_use.retain(|network| !self.networks.endpoints(&network.id).is_empty());
+        in_use.retain(|network| used(network) || !self.networks.endpoints(&network.id).is_empty());
         for network in self.networks.list() {
-            if self.networks.endpoints(&network.id).is_empty()
+            if !in_use.contains(&network)
                 && let Err(error) = drivers::remove(&mut host, &network, &in_use)
             {
                 let name = &network.spec.name;
@@ -549,7 +774,7 @@ impl Fabric {
         }
         drop(host);
         if self.networks.all_endpoints().is_empty()
-            && let Some(firewall) = self.firewall.as_ref().filter(|firewall| firewall.is_used())
+            && let Some(firewall) = &self.firewall
             && let Err(error) = firewall.empty()
         {
             tracing::warn!(error = havre_base::chain(&error), "cannot empty the firewall's table");

@@ -12,40 +12,49 @@
 //! | into or out of an internal network | no |
 //! | out of a network | yes, with the host's address unless it is routed |
 //! | to 127.0.0.0/8 from a bridge | no |
-//! | neither from nor to a network | only where the host forwarded before it had networks of ours |
+//! | neither from nor to a network | where the host forwarded before it had networks of ours; else only from and to bridges that came later |
 //!
-//! Invariant: nothing outside of the table is read or written.
+//! Invariant: nothing outside of the table is written, but for the rules that `coexist` says.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+mod coexist;
+mod ears;
+mod guard;
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use havre_base::{EndpointId, NetworkId};
-use havre_sys::nft::{
-    Batch, Chain, Data, Element, Family, Field, Hook, KeyType, Nft, Rule, Set, State, Status, Table, Value,
-};
+use havre_sys::nft::{Batch, Chain, Element, Family, Nft, Table, TableView, Value};
 use ipnet::IpNet;
 
-use crate::Result;
-use crate::networks::Network;
+use self::ears::Ears;
+pub use self::ears::Heard;
+use self::guard::Guard;
+use self::rules::{CHAINS, SETS, chain, rules};
+use crate::networks::{Endpoint, Network};
 use crate::options::GatewayMode;
 use crate::ports::{Protocol, Publication};
+use crate::{NetError, Result};
 
-/// Before connections are followed.
-const RAW: i32 = -300;
-/// Where destinations are changed.
-const DESTINATIONS: i32 = -100;
-/// Where sources are changed.
-const SOURCES: i32 = 100;
+/// More elements than this are added while nobody listens.
+const HEARD: usize = 32;
 
 /// Elements of a network, by set.
 type Elements = Vec<(&'static str, Element)>;
 
 #[derive(Debug, Default)]
 struct Wanted {
+    /// Bridges of others that were there before forwarding was turned on for us: they may lead out of the machine.
+    outer: BTreeSet<String>,
     networks: BTreeMap<NetworkId, Elements>,
+    bridges: BTreeMap<NetworkId, String>,
+    /// Chains of others that drop what they do not know, as they were told.
+    closed: Vec<String>,
     ports: BTreeMap<EndpointId, Elements>,
+    guard: Guard,
 }
 
 /// The table.
@@ -54,134 +63,11 @@ pub struct Firewall {
     name: String,
     /// Of which families what has nothing to do with us is dropped, because forwarding was turned on for us.
     only_ours: [AtomicBool; 2],
+    by_input: bool,
     state: Mutex<(Nft, Wanted)>,
-}
-
-const NAMES: &[KeyType] = &[KeyType::Name];
-const PAIRS: &[KeyType] = &[KeyType::Name, KeyType::Name];
-
-const fn set(name: &'static str, key: &'static [KeyType]) -> Set<'static> {
-    Set { name, key, interval: false, data: None, comment: None }
-}
-
-const fn ranges(name: &'static str, key: &'static [KeyType]) -> Set<'static> {
-    Set { interval: true, ..set(name, key) }
-}
-
-const fn map(name: &'static str, key: &'static [KeyType], to: &'static [KeyType]) -> Set<'static> {
-    Set { data: Some(Data::Values(to)), ..set(name, key) }
-}
-
-use KeyType::{Name, Port, Protocol as Proto, V4, V6};
-
-const SETS: &[Set<'static>] = &[
-    set("bridges", NAMES),
-    set("internal", NAMES),
-    set("same", PAIRS),
-    set("trusted", PAIRS),
-    ranges("subnets4", &[V4, Name]),
-    ranges("subnets6", &[V6, Name]),
-    ranges("masqueraded4", &[V4]),
-    ranges("masqueraded6", &[V6]),
-    ranges("unprotected4", &[V4]),
-    ranges("unprotected6", &[V6]),
-    set("open4", &[V4, Proto, Port]),
-    set("open6", &[V6, Proto, Port]),
-    map("ports4", &[Proto, Port], &[V4, Port]),
-    map("ports6", &[Proto, Port], &[V6, Port]),
-    map("ports4_at", &[V4, Proto, Port], &[V4, Port]),
-    map("ports6_at", &[V6, Proto, Port], &[V6, Port]),
-];
-
-/// All but the administrator's, which is never emptied.
-const CHAINS: &[&str] = &["ports", "inward", "guard", "prerouting", "output", "postrouting", "forward"];
-
-fn chain(name: &'static str) -> Chain<'static> {
-    match name {
-        "guard" => Chain::filter(name, Hook::Prerouting, RAW),
-        "prerouting" => Chain::nat(name, Hook::Prerouting, DESTINATIONS),
-        "output" => Chain::nat(name, Hook::Output, DESTINATIONS),
-        "postrouting" => Chain::nat(name, Hook::Postrouting, SOURCES),
-        "forward" => Chain::filter(name, Hook::Forward, 0),
-        _ => Chain::new(name),
-    }
-}
-
-fn rules(only_ours: [bool; 2]) -> Vec<(&'static str, Rule)> {
-    use Field::{
-        Destination4, Destination6, DestinationPort, InputName, OutputName, Protocol, Source4, Source6,
-    };
-    let rule = Rule::new;
-    let loopback = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0));
-    let mut rules = vec![
-        (
-            "ports",
-            rule().ipv4().redirect_by(
-                Family::Ip,
-                &[Destination4, Protocol, DestinationPort],
-                "ports4_at",
-                true,
-            ),
-        ),
-        (
-            "ports",
-            rule().ipv6().redirect_by(
-                Family::Ip6,
-                &[Destination6, Protocol, DestinationPort],
-                "ports6_at",
-                true,
-            ),
-        ),
-        ("ports", rule().ipv4().redirect_by(Family::Ip, &[Protocol, DestinationPort], "ports4", true)),
-        ("ports", rule().ipv6().redirect_by(Family::Ip6, &[Protocol, DestinationPort], "ports6", true)),
-        ("guard", rule().within(&[InputName], "bridges").to_network(loopback, 8).drop()),
-        ("prerouting", rule().to_this_machine().jump("ports")),
-        ("output", rule().to_this_machine().jump("ports")),
-        // Answers of a neighbour on the same bridge would not come back this way.
-        (
-            "postrouting",
-            rule()
-                .status(Status::DESTINATION_CHANGED)
-                .ipv4()
-                .within(&[Source4, OutputName], "subnets4")
-                .masquerade(),
-        ),
-        (
-            "postrouting",
-            rule()
-                .status(Status::DESTINATION_CHANGED)
-                .ipv6()
-                .within(&[Source6, OutputName], "subnets6")
-                .masquerade(),
-        ),
-        ("postrouting", rule().within(&[OutputName], "bridges").from_network(loopback, 8).masquerade()),
-        ("postrouting", rule().ipv4().within(&[Source4, OutputName], "subnets4").accept()),
-        ("postrouting", rule().ipv6().within(&[Source6, OutputName], "subnets6").accept()),
-        ("postrouting", rule().ipv4().within(&[Source4], "masqueraded4").masquerade()),
-        ("postrouting", rule().ipv6().within(&[Source6], "masqueraded6").masquerade()),
-        ("forward", rule().jump("user")),
-        ("forward", rule().state(State::ESTABLISHED | State::RELATED).accept()),
-        ("forward", rule().within(&[OutputName], "bridges").jump("inward")),
-        ("forward", rule().within(&[InputName], "internal").drop()),
-        ("inward", rule().within(&[InputName, OutputName], "same").accept()),
-        ("inward", rule().within(&[OutputName], "internal").drop()),
-        ("inward", rule().within(&[InputName], "internal").drop()),
-        ("inward", rule().status(Status::DESTINATION_CHANGED).accept()),
-        ("inward", rule().within(&[InputName, OutputName], "trusted").accept()),
-        ("inward", rule().ipv4().within(&[Destination4, Protocol, DestinationPort], "open4").accept()),
-        ("inward", rule().ipv6().within(&[Destination6, Protocol, DestinationPort], "open6").accept()),
-        ("inward", rule().ipv4().within(&[Destination4], "unprotected4").accept()),
-        ("inward", rule().ipv6().within(&[Destination6], "unprotected6").accept()),
-        ("inward", rule().drop()),
-    ];
-    let [four, six] = only_ours;
-    if four {
-        rules.push(("forward", rule().not_within(&[InputName], "bridges").ipv4().drop()));
-    }
-    if six {
-        rules.push(("forward", rule().not_within(&[InputName], "bridges").ipv6().drop()));
-    }
-    rules
+    ears: Ears,
+    /// By which the kernel names us when it tells who changed something.
+    writer: u32,
 }
 
 /// What a network puts into which set.
@@ -256,17 +142,56 @@ fn of_ports(network: &Network, ports: &[Publication]) -> Elements {
     elements
 }
 
+fn by_set<'a>(
+    elements: impl Iterator<Item = &'a (&'static str, Element)>,
+) -> BTreeMap<&'static str, Vec<Element>> {
+    let mut all: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
+    for (set, element) in elements {
+        all.entry(set).or_default().push(element.clone());
+    }
+    all
+}
+
 impl Firewall {
-    /// Works on the calling thread's namespace, in a table of this name.
-    pub fn open(name: &str) -> Result<Self> {
-        let state = Mutex::new((Nft::open()?, Wanted::default()));
-        Ok(Self { name: name.to_owned(), only_ours: Default::default(), state })
+    /// Works on the calling thread's namespace, in a table of this name. `by_input` leaves what comes to published ports from
+    /// elsewhere to the host's rules for what is its own, and to the relay.
+    pub fn open(name: &str, by_input: bool) -> Result<Self> {
+        let nft = Nft::open()?;
+        let (name, writer) = (name.to_owned(), nft.port());
+        let state = Mutex::new((nft, Wanted::default()));
+        Ok(Self { name, only_ours: Default::default(), by_input, state, ears: Ears::default(), writer })
     }
 
-    /// From the next writing on, packets of this family that are neither from nor to a network are dropped.
-    pub fn close_to_others(&self, ipv6: bool) {
+    /// The table's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Begins to listen to what others do to the packet filter; the descriptor is readable when there is something.
+    pub fn listen(&self) -> Result<OwnedFd> {
+        self.ears.open()
+    }
+
+    /// Ends when [`Firewall::heard`] has something to say that cannot be read.
+    pub async fn look(&self) {
+        self.ears.look().await;
+    }
+
+    /// What others did since this was asked last.
+    pub fn heard(&self) -> Result<Heard> {
+        let ours = |name: &str| {
+            CHAINS.contains(&name) || SETS.iter().any(|set| set.name == name) || guard::is_ours(name)
+        };
+        self.ears.heard(self.writer, &self.name, ours)
+    }
+
+    /// From the next writing on, packets of this family that are neither from nor to a network are dropped, unless they
+    /// are from or to a bridge that is none of `outer`: that of another engine, which forwards because it wants to.
+    pub fn close_to_others(&self, ipv6: bool, outer: impl IntoIterator<Item = String>) {
         let [four, six] = &self.only_ours;
         (if ipv6 { six } else { four }).store(true, Ordering::Relaxed);
+        self.state().1.outer.extend(outer);
     }
 
     fn state(&self) -> MutexGuard<'_, (Nft, Wanted)> {
@@ -274,26 +199,44 @@ impl Firewall {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The name of the table.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     fn table(&self) -> Table<'_> {
         Table { family: Family::Inet, name: &self.name }
     }
 
-    /// Writes the table as it is wanted, whatever has become of it.
-    pub fn assert(&self) -> Result<()> {
+    /// Writes the table as it is wanted, whatever has become of it; false if nothing is wanted.
+    pub fn assert(&self) -> Result<bool> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
-        self.write(nft, wanted)
+        if wanted.networks.is_empty() {
+            return Ok(false);
+        }
+        self.write(nft, wanted)?;
+        wanted.guard.write(nft, &self.name)?;
+        Ok(true)
     }
 
     fn write(&self, nft: &mut Nft, wanted: &Wanted) -> Result<()> {
-        let table = self.table();
         let mut batch = Batch::new();
+        self.fill(&mut batch, wanted);
+        match self.ears.covered(nft, |nft| Ok(nft.apply(batch)?)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // Something of another kind has the name of something of ours.
+                tracing::warn!(
+                    error = havre_base::chain(&error),
+                    "the firewall's table {} cannot be mended; it is made anew, its chain user too",
+                    self.name
+                );
+                let mut batch = Batch::new();
+                batch.clear_table(self.table());
+                self.fill(&mut batch, wanted);
+                self.ears.covered(nft, |nft| Ok(nft.apply(batch)?))
+            }
+        }
+    }
+
+    fn fill(&self, batch: &mut Batch, wanted: &Wanted) {
+        let table = self.table();
         batch.create_table(
             table,
             Some("networks of havre: written anew whenever it changes, but for the chain user"),
@@ -305,65 +248,128 @@ impl Firewall {
         for set in SETS {
             batch.create_set(table, set).flush_set(table, set.name);
         }
-        for (chain, rule) in rules(self.only_ours.each_ref().map(|one| one.load(Ordering::Relaxed))) {
+        let only_ours = self.only_ours.each_ref().map(|one| one.load(Ordering::Relaxed));
+        for (chain, rule) in rules(only_ours, self.by_input) {
             batch.add_rule(table, chain, &rule);
         }
-        let mut by_set: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
-        for (set, element) in wanted.networks.values().chain(wanted.ports.values()).flatten() {
-            by_set.entry(set).or_default().push(element.clone());
-        }
+        let mut by_set = by_set(wanted.networks.values().chain(wanted.ports.values()).flatten());
+        let outer = wanted.outer.iter().map(|name| Element::new([Value::name(name)]));
+        by_set.entry("outer").or_default().extend(outer);
         for (set, elements) in &by_set {
             batch.add_elements(table, set, elements);
         }
-        Ok(nft.apply(batch)?)
     }
 
     /// Writes the table for these networks and ports, whatever was wanted before.
     pub fn replace<'a>(
         &self,
         networks: impl Iterator<Item = &'a Network>,
-        ports: impl Iterator<Item = (&'a EndpointId, &'a Network, &'a [Publication])>,
+        places: impl Iterator<Item = (&'a Endpoint, &'a Network)> + Clone,
     ) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
-        wanted.networks = networks.map(|network| (network.id.clone(), of_network(network))).collect();
-        let lead = |(endpoint, network, ports): (&EndpointId, &Network, &[Publication])| {
-            (endpoint.clone(), of_ports(network, ports))
-        };
-        wanted.ports = ports.map(lead).filter(|(_, elements)| !elements.is_empty()).collect();
-        self.write(nft, wanted)
+        (wanted.networks, wanted.bridges) = networks
+            .map(|network| {
+                let id = &network.id;
+                ((id.clone(), of_network(network)), (id.clone(), network.bridge.clone()))
+            })
+            .unzip();
+        let lead =
+            |(place, network): (&Endpoint, &Network)| (place.id.clone(), of_ports(network, &place.published));
+        wanted.ports = places.clone().map(lead).filter(|(_, elements)| !elements.is_empty()).collect();
+        wanted.guard.replace(places.map(|(place, network)| (network, place)));
+        self.write(nft, wanted)?;
+        self.settle(nft, wanted);
+        wanted.guard.write(nft, &self.name)
     }
 
-    /// Takes everything out, and the table too unless the administrator has rules in it.
+    /// Lets a container say on its bridge only what is true of its place.
+    pub fn guard(&self, network: &Network, place: &Endpoint) -> Result<()> {
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        wanted.guard.add(nft, &self.name, network, place)
+    }
+
+    /// Forgets what is true of a place.
+    pub fn unguard(&self, place: &EndpointId) -> Result<()> {
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        wanted.guard.remove(nft, &self.name, place)
+    }
+
+    /// Does what has to be done in tables of others; for when they changed.
+    pub fn coexist(&self) {
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        self.settle(nft, wanted);
+    }
+
+    fn settle(&self, nft: &mut Nft, wanted: &mut Wanted) {
+        let bridges = wanted.bridges.values().map(String::as_str).collect();
+        match coexist::settle(nft, &self.name, &bridges) {
+            Ok(closed) => {
+                for chain in closed.iter().filter(|chain| !wanted.closed.contains(chain)) {
+                    tracing::warn!(
+                        "the chain {chain} drops what it does not know, so containers reach nobody outside and \
+                         published ports are not reached: let it accept what comes from and goes to bridges of \
+                         containers (docs/firewall.md)"
+                    );
+                }
+                wanted.closed = closed;
+            }
+            Err(error) => {
+                tracing::warn!(error = havre_base::chain(&error), "cannot look at the rules of others");
+            }
+        }
+    }
+
+    /// Takes everything out, and the table too unless the administrator has rules in it. One that is absent stays so.
     pub fn empty(&self) -> Result<()> {
-        let kept = self.state().0.rules(self.table())?.iter().any(|rule| rule.chain == "user");
-        if kept { self.replace(std::iter::empty(), std::iter::empty()) } else { self.remove() }
+        let mut state = self.state();
+        let (nft, wanted) = &mut *state;
+        *wanted = Wanted { outer: std::mem::take(&mut wanted.outer), ..Wanted::default() };
+        self.settle(nft, wanted);
+        wanted.guard.clear(nft, &self.name)?;
+        self.leave(nft, wanted)
+    }
+
+    /// When no network is left.
+    fn leave(&self, nft: &mut Nft, wanted: &Wanted) -> Result<()> {
+        let own = |table: &TableView| table.family == Family::Inet && table.name == self.name;
+        if !nft.tables()?.iter().any(own) {
+            return Ok(());
+        }
+        if nft.rules(self.table())?.iter().any(|rule| rule.chain == "user") {
+            return self.write(nft, wanted);
+        }
+        let mut batch = Batch::new();
+        batch.clear_table(self.table());
+        Ok(nft.apply(batch)?)
     }
 
     /// Adds and removes elements in one transaction; if the table is not what it should be, all of it is written.
     fn change(&self, nft: &mut Nft, wanted: &Wanted, add: &Elements, remove: &Elements) -> Result<()> {
         let table = self.table();
         let mut batch = Batch::new();
-        let by_set = |elements: &Elements| {
-            let mut all: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
-            for (set, element) in elements {
-                all.entry(set).or_default().push(element.clone());
-            }
-            all
-        };
-        for (set, elements) in by_set(remove) {
+        for (set, elements) in by_set(remove.iter()) {
             batch.delete_elements(table, set, &elements);
         }
-        for (set, elements) in by_set(add) {
+        for (set, elements) in by_set(add.iter()) {
             batch.add_elements(table, set, &elements);
         }
         if batch.is_empty() {
             return Ok(());
         }
-        match nft.apply(batch) {
+        let many = add.len() + remove.len() > HEARD;
+        let apply = |nft: &mut Nft| nft.apply(batch).map_err(NetError::from);
+        let done = if many { self.ears.covered(nft, apply) } else { apply(nft) };
+        match done {
             Ok(()) => Ok(()),
             Err(error) => {
-                tracing::debug!(%error, "the firewall's table is not as it was; writing it anew");
+                tracing::debug!(
+                    error = havre_base::chain(&error),
+                    "the firewall's table is not as it was; writing it anew"
+                );
                 self.write(nft, wanted)
             }
         }
@@ -373,12 +379,6 @@ impl Firewall {
     #[must_use]
     pub fn has(&self, network: &NetworkId) -> bool {
         self.state().1.networks.contains_key(network)
-    }
-
-    /// Whether any network is in.
-    #[must_use]
-    pub fn is_used(&self) -> bool {
-        !self.state().1.networks.is_empty()
     }
 
     /// Lets a network in.
@@ -391,29 +391,54 @@ impl Firewall {
             wanted.networks.remove(&network.id);
             return Err(error);
         }
+        wanted.bridges.insert(network.id.clone(), network.bridge.clone());
+        self.settle(nft, wanted);
         Ok(())
     }
 
-    /// Takes a network out; an absent one counts as taken out.
+    /// Takes a network out; an absent one counts as taken out. The table goes with the last one.
     pub fn remove_network(&self, network: &NetworkId) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
         let Some(old) = wanted.networks.remove(network) else { return Ok(()) };
+        wanted.bridges.remove(network);
+        self.settle(nft, wanted);
+        if wanted.networks.is_empty() {
+            wanted.ports.clear();
+            wanted.guard.clear(nft, &self.name)?;
+            return self.leave(nft, wanted);
+        }
         self.change(nft, wanted, &Elements::new(), &old)
     }
 
     /// Publishes the ports of a container's place, in place of those that it had.
     pub fn publish(&self, endpoint: &EndpointId, network: &Network, ports: &[Publication]) -> Result<()> {
-        let add = of_ports(network, ports);
+        self.publish_all(&[(endpoint, network, ports)])
+    }
+
+    /// The same for several places, at once.
+    pub fn publish_all(&self, places: &[(&EndpointId, &Network, &[Publication])]) -> Result<()> {
         let mut state = self.state();
         let (nft, wanted) = &mut *state;
-        let old = match add.is_empty() {
-            true => wanted.ports.remove(endpoint),
-            false => wanted.ports.insert(endpoint.clone(), add.clone()),
+        let (mut add, mut remove) = (Elements::new(), Elements::new());
+        let mut before = Vec::new();
+        for (endpoint, network, ports) in places {
+            let new = of_ports(network, ports);
+            add.extend(new.iter().cloned());
+            let old = match new.is_empty() {
+                true => wanted.ports.remove(endpoint),
+                false => wanted.ports.insert((*endpoint).clone(), new),
+            };
+            remove.extend(old.iter().flatten().cloned());
+            before.push(((*endpoint).clone(), old));
         }
-        .unwrap_or_default();
-        if let Err(error) = self.change(nft, wanted, &add, &old) {
-            wanted.ports.remove(endpoint);
+        if let Err(error) = self.change(nft, wanted, &add, &remove) {
+            for (endpoint, old) in before {
+                match old {
+                    Some(old) => wanted.ports.insert(endpoint, old),
+                    None => wanted.ports.remove(&endpoint),
+                };
+            }
             return Err(error);
         }
         Ok(())
@@ -423,8 +448,11 @@ impl Firewall {
     pub fn remove(&self) -> Result<()> {
         let mut state = self.state();
         let mut batch = Batch::new();
-        batch.create_table(self.table(), None).delete_table(self.table());
+        batch.clear_table(self.table());
+        let (nft, wanted) = &mut *state;
+        wanted.guard.clear(nft, &self.name)?;
         state.1 = Wanted::default();
+        coexist::settle(&mut state.0, &self.name, &BTreeSet::new())?;
         Ok(state.0.apply(batch)?)
     }
 }

@@ -13,15 +13,20 @@ pub mod fabric;
 pub mod firewall;
 pub mod ipam;
 pub mod listeners;
+mod live;
 pub mod networks;
 pub mod options;
+pub mod place;
 pub mod pools;
 pub mod ports;
 mod publish;
 pub mod rate;
+pub mod relay;
 pub mod routes;
 pub mod sandbox;
 pub mod spec;
+pub mod stale;
+pub mod watch;
 
 pub use error::NetError;
 

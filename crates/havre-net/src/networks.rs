@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::addresses::Block;
-use crate::options::{GatewayMode, Options};
+use crate::options::{GUARD, GatewayMode, Options, guard};
 use crate::pools::{Pools, overlap};
 use crate::ports::Publication;
 use crate::rate::Rates;
@@ -47,6 +47,13 @@ impl Network {
     #[must_use]
     pub fn options(&self) -> Options {
         Options::parse(&self.spec.driver, &self.spec.options).map(|(options, _)| options).unwrap_or_default()
+    }
+
+    /// Whether a container may say on the bridge only what is true of its place.
+    #[must_use]
+    pub fn is_guarded(&self, place: &Endpoint) -> bool {
+        let asked = place.spec.options.get(GUARD).and_then(|value| guard(GUARD, value).ok());
+        self.spec.driver == Driver::Bridge && asked.unwrap_or_else(|| self.options().guard)
     }
 
     /// Whether it is one of those that are always there.
@@ -137,6 +144,13 @@ pub struct Prepared {
     pub no_gateway: [bool; 2],
 }
 
+impl Endpoint {
+    /// Its addresses.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(IpNet::addr)
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     networks: BTreeMap<NetworkId, Network>,
@@ -212,6 +226,35 @@ impl Networks {
         self.db.commit(Batch::new().put(NETWORKS, known.id.as_str(), &known))?;
         state.insert(known);
         Ok(())
+    }
+
+    /// Gives the default network other subnets where the host has come to use those that were chosen for it, as long as
+    /// nobody is in it and nobody has asked for them. Whether it did.
+    pub fn move_default(&self) -> Result<bool> {
+        let mut state = self.state();
+        let Some(mut network) = state.networks.values().find(|one| one.spec.name == "bridge").cloned() else {
+            return Ok(false);
+        };
+        let used = state.endpoints.values().any(|endpoint| endpoint.network == network.id);
+        let routes = routes::of_host();
+        let mut subnets = network.blocks.iter().filter_map(|block| block.subnet);
+        let meets = subnets.any(|net| routes.iter().any(|route| overlap(route, &net)));
+        if used || !network.spec.blocks.is_empty() || !meets {
+            return Ok(false);
+        }
+        state.networks.remove(&network.id);
+        state.blocks.remove(&network.id);
+        let planned = self.plan(&state, &network.spec, &network.id, None, &Prepared::default());
+        let planned = planned.and_then(|(blocks, bridge)| {
+            let moved = Network { blocks, bridge, ..network.clone() };
+            self.db.commit(Batch::new().put(NETWORKS, moved.id.as_str(), &moved))?;
+            Ok(moved)
+        });
+        if let Ok(moved) = &planned {
+            network = moved.clone();
+        }
+        state.insert(network);
+        planned.map(|_| true)
     }
 
     /// Makes a network. Also returns which of its options have no effect.
@@ -429,6 +472,9 @@ impl Networks {
                 "endpoint with name {name} already exists in network {network}"
             )));
         }
+        if let Some(value) = spec.options.get(GUARD) {
+            guard(GUARD, value)?;
+        }
         if network.spec.driver == Driver::Ipvlan && spec.mac.is_some() {
             return Err(NetError::Invalid(
                 "ipvlan interfaces do not support custom mac address assignment".into(),
@@ -532,6 +578,15 @@ impl Networks {
         let mut state = self.state();
         if let Some(endpoint) = state.endpoints.get_mut(endpoint) {
             endpoint.published = published;
+            self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), endpoint));
+        }
+    }
+
+    /// A container has another name from now on.
+    pub fn rename(&self, container: &ContainerId, name: &str) {
+        let mut state = self.state();
+        for endpoint in state.endpoints.values_mut().filter(|endpoint| endpoint.container == *container) {
+            name.clone_into(&mut endpoint.name);
             self.db.enqueue(Batch::new().put(ENDPOINTS, endpoint.id.as_str(), endpoint));
         }
     }

@@ -10,6 +10,8 @@ use crate::drivers::{ipvlan, macvlan};
 use crate::spec::Driver;
 use crate::{NetError, Result};
 
+/// Of a network or of a container's place in one: whether the container may say only what is true of it.
+pub const GUARD: &str = "havre.guard";
 /// An interface's name has at most 15 bytes (`IFNAMSIZ`).
 const LONGEST_INTERFACE: usize = 15;
 
@@ -74,6 +76,8 @@ pub struct Options {
     pub mode: String,
     /// Flag of an ipvlan network; the driver's own when empty.
     pub flag: String,
+    /// Whether containers may say on their bridge only what is true of them.
+    pub guard: bool,
 }
 
 impl Default for Options {
@@ -93,6 +97,7 @@ impl Default for Options {
             trusted: Vec::new(),
             parent: String::new(),
             mode: String::new(),
+            guard: true,
             flag: String::new(),
         }
     }
@@ -108,6 +113,15 @@ fn flag(key: &str, value: &str) -> Result<bool> {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(invalid(key, value, "want true or false")),
+    }
+}
+
+/// `on` or `off`, or what a flag can be.
+pub fn guard(key: &str, value: &str) -> Result<bool> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => flag(key, other),
     }
 }
 
@@ -164,6 +178,10 @@ impl Options {
     }
 
     fn of_bridge(&mut self, key: &str, value: &str) -> Result<bool> {
+        if key == GUARD {
+            self.guard = guard(key, value)?;
+            return Ok(true);
+        }
         let Some(name) = key.strip_prefix("com.docker.network.") else { return Ok(false) };
         match name {
             "bridge.name" => self.bridge = interface(key, value)?,

@@ -8,13 +8,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::listeners::{self, Listener};
 use crate::networks::Endpoint;
 use crate::ports::{Protocol, Publication, PublishedPort};
+use crate::relay::Door;
 use crate::{NetError, Result};
 
 /// What is taken.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    published: Vec<Publication>,
+    published: HashMap<(Protocol, u16), Vec<Publication>>,
     listening: HashMap<Protocol, HashMap<u16, Vec<Listener>>>,
+    /// Where the relay waits: no program of somebody else.
+    relayed: Vec<Door>,
+    /// Where to look for a port that nobody names: behind the last one, so that one that was just given back is not
+    /// somebody else's at once.
+    pub(crate) next: u16,
 }
 
 fn any(like: IpAddr) -> IpAddr {
@@ -24,30 +30,46 @@ fn any(like: IpAddr) -> IpAddr {
 impl Taken {
     /// By these places, and by programs of the host as far as the ports asked for need to be looked at.
     pub(crate) fn now(places: &[Endpoint], asked: &[PublishedPort]) -> Self {
-        let mut listening = HashMap::new();
+        let mut taken = Self::default();
+        places.iter().flat_map(|place| &place.published).for_each(|one| taken.take(one));
+        taken.look(asked);
+        taken
+    }
+
+    /// The same, but that these listeners are our own.
+    pub(crate) fn besides(self, relayed: Vec<Door>) -> Self {
+        Self { relayed, ..self }
+    }
+
+    fn take(&mut self, one: &Publication) {
+        self.published.entry((one.protocol, one.port)).or_default().push(*one);
+    }
+
+    /// Looks at the programs of the host that may have these ports.
+    pub(crate) fn look(&mut self, asked: &[PublishedPort]) {
         for port in asked {
             let protocol = port.port.protocol;
-            listening.entry(protocol).or_insert_with(|| listeners::all(protocol));
+            self.listening.entry(protocol).or_insert_with(|| listeners::all(protocol));
         }
-        Self { published: places.iter().flat_map(|place| place.published.clone()).collect(), listening }
     }
 
     /// Why a port cannot be published.
     fn refusal(&self, wanted: &Publication) -> Option<NetError> {
         let at = SocketAddr::new(wanted.at.unwrap_or_else(|| any(wanted.to)), wanted.port);
-        let same = |other: &&Publication| {
-            other.protocol == wanted.protocol
-                && other.port == wanted.port
-                && other.to.is_ipv6() == wanted.to.is_ipv6()
+        let same = |other: &Publication| {
+            other.to.is_ipv6() == wanted.to.is_ipv6()
                 && (other.at.is_none() || wanted.at.is_none() || other.at == wanted.at)
         };
-        if self.published.iter().any(|other| same(&other)) {
+        if self.published.get(&(wanted.protocol, wanted.port)).is_some_and(|all| all.iter().any(same)) {
             return Some(NetError::PortAllocated(at));
         }
         let of_port = self.listening.get(&wanted.protocol)?.get(&wanted.port)?;
         let of_family: Vec<Listener> = of_port
             .iter()
             .filter(|one| one.at.is_ipv6() == wanted.to.is_ipv6() || one.at.ip().is_unspecified())
+            .filter(|one| {
+                !self.relayed.iter().any(|door| door.protocol == wanted.protocol && door.at == one.at)
+            })
             .copied()
             .collect();
         let listener = listeners::in_the_way(&of_family, wanted.at)?;
@@ -63,13 +85,17 @@ impl Taken {
         addresses: &[IpAddr],
         prefers: Option<IpAddr>,
     ) -> Result<Vec<Publication>> {
-        let before = self.published.len();
-        let mut chosen = Vec::new();
+        let mut chosen: Vec<Publication> = Vec::new();
         for port in asked {
             match self.choose_one(port, addresses, prefers) {
                 Ok(some) => chosen.extend(some),
                 Err(error) => {
-                    self.published.truncate(before);
+                    for one in &chosen {
+                        self.published
+                            .entry((one.protocol, one.port))
+                            .or_default()
+                            .retain(|other| other != one);
+                    }
                     return Err(error);
                 }
             }
@@ -106,11 +132,15 @@ impl Taken {
         };
         let (first, last) = if asked.host == (0, 0) { ephemeral() } else { asked.host };
         let mut why = None;
-        for port in first..=last {
+        let start = if asked.host == (0, 0) { self.next.clamp(first, last) } else { first };
+        for port in (start..=last).chain(first..start) {
             let wanted = with(port);
             match wanted.iter().find_map(|one| self.refusal(one)) {
                 None => {
-                    self.published.extend(&wanted);
+                    if asked.host == (0, 0) {
+                        self.next = port.wrapping_add(1);
+                    }
+                    wanted.iter().for_each(|one| self.take(one));
                     return Ok(wanted);
                 }
                 Some(error) => why = Some(error),
@@ -173,10 +203,11 @@ mod tests {
         let full = taken.choose(&[asked("80", None, (8080, 8081))], &both(), None).unwrap_err();
         assert!(matches!(full, NetError::NoPort { first: 8080, last: 8081 }), "{full}");
         // What was refused in the middle took nothing.
-        let before = taken.published.len();
+        let count = |taken: &Taken| taken.published.values().map(Vec::len).sum::<usize>();
+        let before = count(&taken);
         let bad = [asked("1", None, (7000, 7000)), asked("1", None, (8080, 8080))];
         assert!(taken.choose(&bad, &both(), None).is_err());
-        assert_eq!(taken.published.len(), before);
+        assert_eq!(count(&taken), before);
     }
 
     #[test]

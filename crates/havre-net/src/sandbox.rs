@@ -15,10 +15,11 @@ use havre_sys::netlink::port::Port;
 use havre_sys::netlink::table::RouteEntry;
 use havre_sys::netns;
 
-use crate::Result;
 use crate::drivers::ipvlan;
 use crate::networks::{Endpoint, Network, Way};
+use crate::place::PlaceOptions;
 use crate::spec::Driver;
+use crate::{NetError, Result};
 
 /// How long an address may belong to a link whose namespace is being taken away.
 const LINGERING: Duration = Duration::from_secs(3);
@@ -65,7 +66,7 @@ impl Sandbox {
         endpoint: &Endpoint,
     ) -> Result<String> {
         let options = network.options();
-        let name = self.unused(&options.prefix)?;
+        let name = self.name_for(endpoint, &options.prefix)?;
         let outside = outer_name(endpoint);
         let mtu = (options.mtu > 0).then_some(options.mtu);
         let end = End { name: &outside, mtu, master: Some(bridge), up: true, ..End::default() };
@@ -85,6 +86,10 @@ impl Sandbox {
                 .set_alias(outside.as_str(), &alias)
                 .set_port(outside.as_str(), port)
         })?;
+        // The address may have been another container's, whose link the kernel has not taken away yet and the bridge
+        // remembers: without a word of this one nothing would reach it.
+        let port = host.link(outside.as_str())?.index;
+        host.change(|changes| changes.set_behind(port, endpoint.mac))?;
         self.bring_up(&name, network, endpoint)?;
         Ok(name)
     }
@@ -98,7 +103,7 @@ impl Sandbox {
         endpoint: &Endpoint,
     ) -> Result<String> {
         let options = network.options();
-        let name = self.unused(&options.prefix)?;
+        let name = self.name_for(endpoint, &options.prefix)?;
         let end = End {
             name: &name,
             mtu: (options.mtu > 0).then_some(options.mtu),
@@ -119,15 +124,19 @@ impl Sandbox {
     /// Gives the interface the place's addresses. On a parent of the host they may be those of a container that has just
     /// ended: the kernel takes links of a namespace away behind the end of its last process.
     pub fn bring_up(&mut self, name: &str, network: &Network, endpoint: &Endpoint) -> Result<()> {
-        self.settle(name, network.spec.ipv6)?;
+        let ipv6 = network.spec.ipv6 || endpoint.spec.link_local.iter().any(IpAddr::is_ipv6);
+        self.settle(name, ipv6, &PlaceOptions::parse(&endpoint.spec.options)?)?;
         let index = self.route.link(name)?.index;
+        // Link-local networks have these sizes.
+        let link_local = endpoint.spec.link_local.iter().map(|at| (*at, if at.is_ipv6() { 64 } else { 16 }));
+        let all: Vec<(IpAddr, u8)> =
+            endpoint.addresses.iter().map(|net| (net.addr(), net.prefix_len())).chain(link_local).collect();
         let deadline = Instant::now() + LINGERING;
         let mut there = Vec::new();
         loop {
             let done = self.route.change(|changes| {
-                let missing = endpoint.addresses.iter().filter(|net| !there.contains(&net.addr()));
-                for net in missing {
-                    let mut address = Address::new(index, net.addr(), net.prefix_len());
+                for (at, prefix) in all.iter().filter(|(at, _)| !there.contains(at)) {
+                    let mut address = Address::new(index, *at, *prefix);
                     if address.address.is_ipv6() {
                         // It is nobody else's, and waiting for a proof would cost a second.
                         address.flags = NO_DAD;
@@ -145,7 +154,7 @@ impl Sandbox {
     }
 
     /// The name that an interface of a plugin's gets: the one it wants, or the lowest free one.
-    pub(crate) fn name_for(&mut self, wanted: &str, prefix: &str) -> Result<String> {
+    pub(crate) fn plugin_name(&mut self, wanted: &str, prefix: &str) -> Result<String> {
         if wanted.is_empty() {
             return self.unused(if prefix.is_empty() { "eth" } else { prefix });
         }
@@ -185,12 +194,30 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Takes away what connects it to a network.
-    pub fn unplug(&mut self, name: &str) -> Result<()> {
-        match self.route.change(|changes| changes.delete_link(name)) {
-            Err(error) if error.is_absent() => Ok(()),
-            other => Ok(other?),
+    /// Cuts its link to a network and frees the name; the kernel forgets the link behind, which takes it tens of
+    /// milliseconds.
+    pub fn unplug(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let addresses = self.route.addresses(None)?;
+        let has = |own: &Address| endpoint.addresses.iter().any(|net| net.addr() == own.address);
+        let mut links = self.route.links()?;
+        links.retain(|link| {
+            addresses.iter().any(|own| own.index == link.index && has(own))
+                || (endpoint.addresses.is_empty() && link.mac == Some(endpoint.mac))
+        });
+        let Some(index) = links.first().map(|link| link.index) else { return Ok(()) };
+        let gone = format!("gone{}", endpoint.id.as_str().get(..7).unwrap_or_default());
+        match self.route.change(|changes| changes.set_up(index, false).rename(index, &gone)) {
+            // Its removal was under way.
+            Err(error) if error.is_absent() => return Ok(()),
+            done => done?,
         }
+        let mut behind = Route::open_in(self.netns.as_fd())?;
+        let forget = move || match behind.change(|changes| changes.delete_link(index)) {
+            Err(error) if !error.is_absent() => tracing::warn!(link = gone, %error, "cannot remove a link"),
+            _ => {}
+        };
+        std::thread::Builder::new().name("unplug".into()).spawn(forget)?;
+        Ok(())
     }
 
     /// The way out, for each family: the last of those with the highest priority loses against names that come first,
@@ -219,15 +246,16 @@ impl Sandbox {
             if now.len() == usize::from(wanted.is_some()) && now.iter().all(is_wanted) {
                 continue;
             }
-            self.route.change(|changes| {
-                for old in &now {
-                    changes.delete_route(old);
+            // What goes with a link that is being removed may go first.
+            for old in &now {
+                match self.route.change(|changes| changes.delete_route(old)) {
+                    Err(error) if error.is_absent() => {}
+                    done => done?,
                 }
-                if let Some(wanted) = &wanted {
-                    changes.add_route(wanted);
-                }
-                changes
-            })?;
+            }
+            if let Some(wanted) = &wanted {
+                self.route.change(|changes| changes.add_route(wanted))?;
+            }
         }
         Ok(())
     }
@@ -237,6 +265,14 @@ impl Sandbox {
         let own = endpoint.addresses.iter().map(ipnet::IpNet::addr).find(|own| own.is_ipv6() == ipv6);
         let there = self.route.addresses(None)?;
         Ok(there.into_iter().find(|one| Some(one.address) == own).map(|one| one.index))
+    }
+
+    /// The name that was asked for, or the lowest free one.
+    fn name_for(&mut self, endpoint: &Endpoint, prefix: &str) -> Result<String> {
+        match PlaceOptions::parse(&endpoint.spec.options)?.name {
+            Some(name) => Ok(name),
+            None => self.unused(prefix),
+        }
     }
 
     /// The lowest free name.
@@ -253,8 +289,19 @@ impl Sandbox {
     }
 
     /// Parameters of an interface in it.
-    fn settle(&self, name: &str, ipv6: bool) -> Result<()> {
-        self.set(name, &[("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" }), ("ipv6", "accept_ra", "0")])
+    fn settle(&self, name: &str, ipv6: bool, asked: &PlaceOptions) -> Result<()> {
+        let own = [("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" }), ("ipv6", "accept_ra", "0")];
+        self.set(name, &own)?;
+        if asked.files(name).next().is_none() {
+            return Ok(());
+        }
+        let set = || {
+            Ok(asked.files(name).find_map(|(file, value)| {
+                let error = std::fs::write(&file, value).err()?;
+                Some(format!("cannot write {value:?} to {file}: {error}"))
+            }))
+        };
+        netns::enter_with(self.netns.as_fd(), set)?.map_or(Ok(()), |why| Err(NetError::Invalid(why)))
     }
 
     fn set(&self, name: &str, parameters: &[(&str, &str, &str)]) -> Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use havre_api::container::{Config, CreateRequest};
-use havre_api::host::HostConfig;
+use havre_api::host::{HostConfig, PublishChange};
 use havre_api::network::NetworkingConfig;
 use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -186,6 +186,12 @@ pub(crate) async fn read_json<T: DeserializeOwned + Default>(
         return Ok(T::default());
     }
     parse_json(&bytes)
+}
+
+/// Reads the body of an update: what the host gives, and beside it what changes of the published ports.
+pub(crate) async fn read_update(body: Incoming) -> Result<(HostConfig, PublishChange), Refusal> {
+    let bytes = read_bounded(body).await?;
+    Ok((parse_json(&bytes)?, parse_json(&bytes)?))
 }
 
 /// Reads the body of a create request: the configuration, and beside its fields two more documents.

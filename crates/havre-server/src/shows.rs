@@ -144,7 +144,10 @@ fn state(view: &View) -> State {
 pub(crate) fn inspect(engine: &Engine, view: &View) -> ContainerInspect {
     let fixed = &view.fixed;
     let mut config: Config = part(view, "Config");
-    let host_config: HostConfig = part(view, "HostConfig");
+    let mut host_config: HostConfig = part(view, "HostConfig");
+    if host_config.links.as_ref().is_some_and(|links| !links.is_empty()) {
+        host_config.links = Some(networks::links(engine, view));
+    }
     let merged = &fixed.merged;
     config.hostname.clone_from(&fixed.hostname);
     config.env = Some(with_path(&merged.env));

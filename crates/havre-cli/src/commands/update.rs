@@ -1,14 +1,16 @@
 //! `update`.
 
 use havre_api::host::Resources;
+use havre_api::network::PortMap;
 
 use crate::App;
 use crate::container::flags::LIMITS;
+use crate::container::ports::publish;
 use crate::container::{nano_cpus, rate, restart};
 use crate::failure::{Failure, describe};
 use crate::format::table::harmless;
 use crate::output;
-use crate::spec::{Args, Arity, Command, Flag, bytes, text};
+use crate::spec::{Args, Arity, Command, Flag, bytes, list, text};
 
 pub(super) const UPDATE: Command = Command {
     names: &["container update", "update"],
@@ -23,6 +25,8 @@ pub(super) const UPDATE: Command = Command {
 
 const OWN: &[Flag] = &[
     bytes("kernel-memory", "Limit of kernel memory (no effect since long)").hidden(),
+    list("publish-add", "Publish one more port of a container, also of a running one (Havre)"),
+    list("publish-rm", "Publish a port no more: PORT[/PROTOCOL] or HOSTPORT:PORT (Havre)"),
     text("restart", "When to start again after an exit (no|on-failure[:n]|always|unless-stopped)"),
 ];
 
@@ -59,8 +63,18 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         network_rate_in: limited("network-rate-in")?,
         network_rate_out: limited("network-rate-out")?,
         restart_policy: policy,
+        publish_add: ports(args, "publish-add")?,
+        publish_remove: ports(args, "publish-rm")?,
         ..Resources::default()
     })
+}
+
+fn ports(args: &Args, flag: &str) -> Result<Option<PortMap>, Failure> {
+    let mut map = PortMap::new();
+    for text in args.list(flag) {
+        publish(text, &mut map).map_err(Failure::usage)?;
+    }
+    Ok((!map.is_empty()).then_some(map))
 }
 
 fn update(app: &App, args: &Args) -> Result<u8, Failure> {

@@ -8,7 +8,7 @@ mod devices;
 pub(crate) mod flags;
 mod mounts;
 mod networks;
-mod ports;
+pub(crate) mod ports;
 pub(crate) mod proxies;
 mod rates;
 mod request;

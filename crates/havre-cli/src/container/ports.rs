@@ -45,7 +45,7 @@ pub(super) fn expose(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// Adds what one `--publish` means.
-pub(super) fn publish(text: &str, map: &mut PortMap) -> Result<(), String> {
+pub(crate) fn publish(text: &str, map: &mut PortMap) -> Result<(), String> {
     if text.contains('=') {
         return publish_long(text, map);
     }

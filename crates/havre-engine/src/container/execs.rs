@@ -129,7 +129,9 @@ impl Container {
                 self.exec_ended(&id, exit_code_of(&error));
                 answer(reply, Err(error));
             }
-            (Some(Pending::Exec(_, reply)), Answer::Done | Answer::Status(_)) => answer(reply, Ok(())),
+            (Some(Pending::Exec(_, reply)), Answer::Done | Answer::Status(_) | Answer::Kept) => {
+                answer(reply, Ok(()))
+            }
             (None, _) => {}
         }
     }

@@ -172,7 +172,7 @@ impl Container {
     /// Puts off a command that leases are in the way of.
     pub(super) fn put_off(&mut self, command: Command) -> Option<Command> {
         let in_the_way = match &command {
-            Command::Start(_) | Command::Restart { .. } => self.leases.count(true) > 0,
+            Command::Resume | Command::Start(_) | Command::Restart { .. } => self.leases.count(true) > 0,
             Command::Remove { .. } => self.leases.count(false) > 0,
             _ => return Some(command),
         };

@@ -7,6 +7,7 @@
 mod end;
 mod execs;
 mod leases;
+mod network;
 mod removal;
 mod start;
 mod stop;
@@ -55,6 +56,7 @@ pub type Attachment = (AttachSpec, OwnedFd);
 
 /// What can be asked of a container.
 pub(crate) enum Command {
+    Resume,
     Start(Reply<()>),
     Stop { signal: Option<i32>, grace: Option<i64>, reply: Reply<()> },
     Restart { signal: Option<i32>, grace: Option<i64>, reply: Reply<()> },
@@ -66,6 +68,9 @@ pub(crate) enum Command {
     Freeze { frozen: bool, reply: Reply<()> },
     Lease { access: Access, reply: Reply<Granted> },
     Happened { action: &'static str, more: Vec<(&'static str, String)> },
+    Connect { spec: Box<havre_net::networks::EndpointSpec>, reply: Reply<()> },
+    Disconnect { network: String, force: bool, reply: Reply<()> },
+    MendNetworks,
     Rename { name: havre_base::ContainerName, reply: Reply<()> },
     Update { revise: Revision, reply: Reply<Vec<String>> },
     ExecCreate { spec: Box<ExecSpec>, reply: Reply<ExecId> },
@@ -181,11 +186,7 @@ impl Container {
     }
 
     /// Runs until the container is removed or the engine lets go of it.
-    pub(crate) async fn run(mut self, start_now: bool) {
-        if start_now && let Err(error) = self.start().await {
-            tracing::warn!(container = %self.fixed.id, error = havre_base::chain(&error), "restart failed");
-            self.start_failed(&error);
-        }
+    pub(crate) async fn run(mut self) {
         while !self.removed {
             let timer =
                 [self.kill_at, self.ended_by, self.restart_at, self.leases.until].into_iter().flatten().min();
@@ -212,6 +213,15 @@ impl Container {
         match command {
             Command::Lease { access, reply } => self.lease(access, reply),
             Command::Happened { action, more } => self.happened(action, &more),
+            // As its restart policy says, when the engine begins.
+            Command::Resume => {
+                if !self.now.state.is_alive()
+                    && let Err(error) = self.start().await
+                {
+                    tracing::warn!(container = %self.fixed.id, error = havre_base::chain(&error), "restart failed");
+                    self.start_failed(&error);
+                }
+            }
             Command::Start(reply) => {
                 let result = self.start_by_user().await;
                 answer(reply, result);
@@ -250,8 +260,18 @@ impl Container {
                 let result = self.freeze(frozen);
                 answer(reply, result);
             }
+            Command::Connect { spec, reply } => {
+                let result = self.connect(*spec).await;
+                answer(reply, result);
+            }
+            Command::Disconnect { network, force, reply } => {
+                let result = self.leave(&network, force).await;
+                answer(reply, result);
+            }
+            Command::MendNetworks => self.mend_networks().await,
             Command::Rename { name, reply } => {
                 let old = std::mem::replace(&mut self.now.name, name);
+                self.launcher.fabric.networks().rename(&self.fixed.id, self.now.name.as_str());
                 self.publish();
                 self.happened("rename", &[("oldName", format!("/{old}"))]);
                 let result = self.record().await;

@@ -1,10 +1,12 @@
 //! Starting: from a wish or a restart policy to a running shim.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use havre_base::{Clock as _, SystemClock};
 use havre_net::fabric::Connected;
+use havre_net::networks::EndpointSpec;
 use havre_runtime::shim::protocol::{Ask, Event, Packet, Status, Target};
 use havre_store::db::Batch;
 use tokio::time::Instant;
@@ -77,33 +79,56 @@ impl Container {
         Ok(tokio::task::spawn_blocking(copy).await.map_err(|_| EngineError::ShuttingDown)??)
     }
 
-    /// Joins the networks that the container asks for.
-    async fn connected(&self) -> Result<Option<Connected>, EngineError> {
+    /// Joins the networks that the container asks for. Also returns what the supervisor shall keep.
+    async fn connected(&self) -> Result<(Option<Connected>, Vec<OwnedFd>), EngineError> {
         if self.fixed.spec.network != NetworkMode::Networks {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         let (launcher, fixed, name) =
             (Arc::clone(&self.launcher), Arc::clone(&self.fixed), self.now.name.to_string());
         let join = move || {
             let ports = crate::networking::ports(&fixed);
-            let connected = launcher.fabric.connect(&fixed.id, &name, &fixed.spec.endpoints, &ports)?;
-            if !fixed.spec.rates.is_none()
-                && let Err(error) = launcher.fabric.limit(&fixed.id, fixed.spec.rates)
-            {
-                launcher.fabric.disconnect(&fixed.id);
-                return Err(error);
+            // Who was taken from all networks starts where it began.
+            let home = [EndpointSpec { network: fixed.spec.home.clone(), ..EndpointSpec::default() }];
+            let asked = match fixed.spec.endpoints.as_slice() {
+                [] if !fixed.spec.home.is_empty() => &home,
+                asked => asked,
+            };
+            let connected = launcher.fabric.connect(&fixed.id, &name, asked, &ports)?;
+            let limited = match fixed.spec.rates {
+                rates if rates.is_none() => Ok(()),
+                rates => launcher.fabric.limit(&fixed.id, rates),
+            };
+            match limited.and_then(|()| launcher.names.changed(&fixed, connected.namespace.as_fd())) {
+                Ok(keep) => Ok((Some(connected), keep)),
+                Err(error) => {
+                    launcher.disconnected(&fixed.id);
+                    Err(error)
+                }
             }
-            Ok(connected)
         };
         let joined = tokio::task::spawn_blocking(join).await.map_err(|_| EngineError::ShuttingDown)?;
-        joined.map(Some).map_err(|error| crate::networking::unconnected(&self.fixed, &self.now.name, error))
+        joined.map_err(|error| crate::networking::unconnected(&self.fixed, &self.now.name, error))
     }
 
     /// Gives back what was joined, behind: the links go with the namespace.
     pub(super) fn disconnect(&self) {
         if self.fixed.spec.network == NetworkMode::Networks {
             let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
-            drop(tokio::task::spawn_blocking(move || launcher.fabric.disconnect(&id)));
+            self.networks_happened("disconnect", &launcher.fabric.networks().of_container(&id));
+            let leaving = launcher.fabric.leaving();
+            drop(tokio::task::spawn_blocking(move || {
+                launcher.disconnected(&id);
+                drop(leaving);
+            }));
+        }
+    }
+
+    /// Who is linked to this container hears, behind, where it is now.
+    fn tell_linked(&self) {
+        if self.fixed.spec.network == NetworkMode::Networks {
+            let (launcher, id) = (Arc::clone(&self.launcher), self.fixed.id.clone());
+            drop(tokio::task::spawn_blocking(move || crate::links::tell(&launcher, &id)));
         }
     }
 
@@ -115,8 +140,10 @@ impl Container {
         let waiting = self.arrived().await;
         self.launcher.sources.look(&self.fixed.spec.mounts, Look::Ready).await?;
         self.copied().await?;
-        crate::networking::check_start(&self.fixed.spec)?;
-        let connected = self.connected().await?;
+        let (connected, keep) = self.connected().await?;
+        if let Some(connected) = &connected {
+            self.networks_happened("connect", &connected.endpoints);
+        }
         let launched = match self.launcher.launch(&self.fixed, waiting, connected) {
             Ok(launched) => launched,
             Err(error) => {
@@ -156,6 +183,10 @@ impl Container {
                 tracing::debug!(container = %self.fixed.id, nanos = ?steps, "started");
                 self.timings = Arc::new(steps);
                 self.started(&status);
+                if !keep.is_empty() {
+                    self.ask_quietly(Ask::Keep, keep).await;
+                }
+                self.tell_linked();
                 for (spec, fd) in launched.more_clients {
                     self.ask_quietly(Ask::Attach { target: Target::Init, spec }, vec![fd]).await;
                 }

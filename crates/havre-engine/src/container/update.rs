@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use havre_net::ports::PublishedPort;
 use havre_net::rate::Rates;
 use havre_oci::runtime::LinuxPids;
 use havre_store::db::Batch;
@@ -22,6 +23,8 @@ pub struct Revised {
     pub resources: Resources,
     /// What to do when it ends.
     pub restart: RestartPolicy,
+    /// All ports that are to be reached on the host.
+    pub published: Vec<PublishedPort>,
     /// How fast it may receive and send.
     pub rates: Rates,
     /// What inspection shows.
@@ -39,7 +42,7 @@ impl Container {
         if self.now.state == State::Removing {
             return Err(refused("Container is marked for removal and cannot be \"update\"."));
         }
-        let Revised { resources, restart, rates, asked } = revise(&self.fixed)?;
+        let Revised { resources, restart, published, rates, asked } = revise(&self.fixed)?;
         if self.fixed.spec.auto_remove && restart != RestartPolicy::No {
             let why = "Restart policy cannot be updated because AutoRemove is enabled for the container";
             return Err(refused(why));
@@ -51,25 +54,38 @@ impl Container {
         }
         let same = fixed.spec.resources == resources;
         (fixed.spec.resources, fixed.spec.restart, fixed.asked) = (resources, restart, asked);
+        let replaces = fixed.spec.published != published;
+        fixed.spec.published = published;
         let live = if self.now.state.is_alive() && !same {
             Some(self.launcher.limit(&self.fixed, &wanted)?)
         } else {
             None
         };
         let before = std::mem::replace(&mut fixed.spec.rates, rates);
-        let limited = if before == rates { Ok(()) } else { self.limit(rates).await };
+        let published = if replaces { self.publish_ports(&fixed).await } else { Ok(()) };
+        let changed = match published {
+            Ok(()) if before != rates => self.limit(rates).await,
+            done => done,
+        };
         let key = self.fixed.id.as_str();
         // The state goes along: a policy that is new decides by it after a power loss.
         let batch = Batch::new().put(CONTAINERS, key, &fixed).put(STATES, key, &self.now);
-        let committed = match limited {
+        let committed = match changed {
             Ok(()) => self.launcher.commit(batch).await,
             Err(error) => Err(error),
         };
         if let Err(error) = committed {
-            if before != rates
-                && let Err(error) = self.limit(before).await
-            {
-                tracing::warn!(container = key, error = havre_base::chain(&error), "a rate is not as it was");
+            let told = |undone: Result<(), EngineError>| {
+                if let Err(error) = undone {
+                    let error = havre_base::chain(&error);
+                    tracing::warn!(container = key, error, "a refused update is not undone");
+                }
+            };
+            if before != rates {
+                told(self.limit(before).await);
+            }
+            if replaces {
+                told(self.publish_ports(&self.fixed).await);
             }
             if let Some((cgroup, changed)) = &live {
                 cgroup.undo(changed);
@@ -81,6 +97,7 @@ impl Container {
         self.happened("update", &[]);
         Ok(live.map(|(_, changed)| changed.warnings).unwrap_or_default())
     }
+
     /// Limits how fast it may receive and send, if it runs.
     async fn limit(&self, rates: Rates) -> Result<(), EngineError> {
         if !self.now.state.is_alive() {

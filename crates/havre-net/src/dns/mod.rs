@@ -3,13 +3,14 @@
 //! Invariants: every question gets its asker's view, as it is at that moment; a name that is ours is never asked of
 //! others, and a container all of whose networks are internal never makes this host send a packet (but `localhost` it
 //! may ask, which is nobody's); whatever an asker sends, it takes a bounded share of memory, sockets and time.
-//! Not here: sockets, which the caller opens where the asker is, and `/etc/resolv.conf` inside.
+//! Not here: `/etc/resolv.conf` inside.
 
 mod answer;
 mod cache;
 mod forward;
 mod names;
 mod server;
+mod sockets;
 mod upstream;
 mod wire;
 
@@ -19,6 +20,7 @@ use havre_base::ContainerId;
 
 pub use names::Names;
 pub use server::{Limits, Resolver, Serving};
+pub use sockets::{ADDRESS, Sockets};
 pub use upstream::{HostFile, Upstreams, given};
 
 /// What is known of names, by who asks.

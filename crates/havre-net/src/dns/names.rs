@@ -3,7 +3,7 @@
 //! Invariants: a container sees the names of its own user-defined networks and no others; its links come first, then
 //! its networks by their priorities and names, and the first that has the name (with an address of the family) answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,29 +19,49 @@ pub struct Names {
     networks: Arc<Networks>,
     host: HostFile,
     /// Protects what containers were given of their own.
-    own: Mutex<BTreeMap<ContainerId, Own>>,
+    own: Mutex<Given>,
+}
+
+#[derive(Debug, Default)]
+struct Given {
+    own: BTreeMap<ContainerId, Own>,
+    /// Who calls itself so, in small letters.
+    hostnames: BTreeMap<String, BTreeSet<ContainerId>>,
 }
 
 #[derive(Debug)]
 struct Own {
+    hostname: String,
     /// `None` where it was given none.
     servers: Option<Arc<[SocketAddr]>>,
     single_labels_stay: bool,
 }
 
+impl Given {
+    fn forget(&mut self, container: &ContainerId) {
+        let Some(own) = self.own.remove(container) else { return };
+        if let Some(all) = self.hostnames.get_mut(&own.hostname) {
+            all.remove(container);
+            if all.is_empty() {
+                self.hostnames.remove(&own.hostname);
+            }
+        }
+    }
+}
+
 impl Names {
     /// Names of these networks; other names are asked of the host's servers.
     #[must_use]
-    pub const fn new(networks: Arc<Networks>, host: HostFile) -> Self {
-        Self { networks, host, own: Mutex::new(BTreeMap::new()) }
+    pub fn new(networks: Arc<Networks>, host: HostFile) -> Self {
+        Self { networks, host, own: Mutex::default() }
     }
 
-    fn own(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Own>> {
+    fn own(&self) -> MutexGuard<'_, Given> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a container was started with: its `--dns`, if any, and its `--dns-opt`.
-    pub fn set(&self, container: &ContainerId, servers: &[IpAddr], options: &[String]) {
+    /// What a container was started with: its host name, its `--dns`, if any, and the options of its resolver.
+    pub fn set(&self, container: &ContainerId, hostname: &str, servers: &[IpAddr], options: &[String]) {
         let mut ndots =
             options.iter().filter_map(|option| option.strip_prefix("ndots:")?.parse::<u32>().ok());
         let single_labels_stay = ndots.next_back().is_some_and(|dots| dots > 0);
@@ -53,19 +73,29 @@ impl Names {
                 "only the first three name servers that are not loopback addresses are asked"
             );
         }
-        if servers.is_empty() && !single_labels_stay {
-            self.forget(container);
-            return;
-        }
         // Those of the host are only asked where none was given, not where none is left.
         let servers = if servers.is_empty() { None } else { Some(given(servers)) };
-        let own = Own { servers, single_labels_stay };
-        self.own().insert(container.clone(), own);
+        let hostname = hostname.to_ascii_lowercase();
+        let mut all = self.own();
+        all.forget(container);
+        all.hostnames.entry(hostname.clone()).or_default().insert(container.clone());
+        all.own.insert(container.clone(), Own { hostname, servers, single_labels_stay });
     }
 
     /// The container is gone.
     pub fn forget(&self, container: &ContainerId) {
-        self.own().remove(container);
+        self.own().forget(container);
+    }
+
+    /// Whether a container is in a network whose names it sees.
+    #[must_use]
+    pub fn are_seen_by(&self, container: &ContainerId) -> bool {
+        self.networks.look(|recorded| !places(&recorded, container).is_empty())
+    }
+
+    /// Whose host name this is.
+    fn self_called(&self, name: &str) -> BTreeSet<ContainerId> {
+        self.own().hostnames.get(&name.to_ascii_lowercase()).cloned().unwrap_or_default()
     }
 }
 
@@ -84,11 +114,12 @@ fn places<'a>(recorded: &Recorded<'a>, asker: &ContainerId) -> Vec<(&'a Network,
     places
 }
 
-/// Whether an endpoint has this name in its network.
-fn is_called(endpoint: &Endpoint, name: &str) -> bool {
+/// Whether an endpoint has this name in its network; `hosts` are the containers that call themselves so.
+fn is_called(endpoint: &Endpoint, name: &str, hosts: &BTreeSet<ContainerId>) -> bool {
     endpoint.name.eq_ignore_ascii_case(name)
         || endpoint.spec.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(name))
         || endpoint.container.short().eq_ignore_ascii_case(name)
+        || hosts.contains(&endpoint.container)
 }
 
 /// Whose name this is by a link of the asker's.
@@ -101,7 +132,7 @@ fn linked<'a>(own: &'a Endpoint, name: &str) -> Option<&'a str> {
 
 /// A linked container is named as the command line names it: by name, or by an id or its beginning.
 fn is_meant(endpoint: &Endpoint, container: &str) -> bool {
-    is_called(endpoint, container)
+    is_called(endpoint, container, &BTreeSet::new())
         || (container.len() >= 12 && endpoint.container.as_str().starts_with(container))
 }
 
@@ -118,12 +149,13 @@ impl Directory for Names {
                     (rest.eq_ignore_ascii_case(suffix) && !within.is_empty()).then_some(within)
                 });
                 for name in [Some(name), within].into_iter().flatten() {
+                    let hosts = self.self_called(name);
                     let link = linked(own, name);
                     let others =
                         recorded.endpoints.values().filter(|endpoint| endpoint.network == network.id);
                     let called: Vec<&Endpoint> = match link {
                         Some(container) => others.filter(|other| is_meant(other, container)).collect(),
-                        None => others.filter(|other| is_called(other, name)).collect(),
+                        None => others.filter(|other| is_called(other, name, &hosts)).collect(),
                     };
                     found.add(&called);
                 }
@@ -158,7 +190,7 @@ impl Directory for Names {
             return Upstreams::Never;
         }
         let own = self.own();
-        let own = own.get(asker);
+        let own = own.own.get(asker);
         let servers = own.and_then(|own| own.servers.clone()).unwrap_or_else(|| self.host.servers());
         Upstreams::Servers { servers, single_labels_stay: own.is_some_and(|own| own.single_labels_stay) }
     }
@@ -334,6 +366,17 @@ pub(super) mod tests {
         assert_eq!(world.look(&fourth, "one"), Some(strings(&["198.18.2.2"])));
         assert_eq!(world.look(&fourth, "mate"), Some(strings(&["198.18.2.3"])));
         assert_eq!(world.look(&third, "mate"), None);
+        // A name that a container has given itself is its name for the others too, as long as it has it.
+        world.names.set(&one, "Own-Host", &[], &[]);
+        assert_eq!(world.look(&third, "own-host"), Some(strings(&["198.18.2.2"])));
+        world.names.set(&one, "other", &[], &[]);
+        assert_eq!(world.look(&third, "own-host"), None);
+        world.names.forget(&one);
+        assert_eq!(world.look(&third, "other"), None);
+        // So is the name that it is given later.
+        world.names.networks.rename(&one, "first");
+        assert_eq!(world.look(&third, "first"), Some(strings(&["198.18.2.2"])));
+        assert_eq!(world.look(&fourth, "one"), None);
     }
 
     #[test]
@@ -359,7 +402,7 @@ pub(super) mod tests {
         };
         let inner = world.container("inner", &["inner"]);
         assert_eq!(servers(&inner), (strings(&["never"]), false));
-        world.names.set(&inner, &["192.0.2.1".parse().unwrap()], &[]);
+        world.names.set(&inner, "host", &["192.0.2.1".parse().unwrap()], &[]);
         assert_eq!(servers(&inner), (strings(&["never"]), false));
         let place =
             world.join(&inner, "inner", EndpointSpec { network: "front".into(), ..Default::default() });
@@ -371,10 +414,10 @@ pub(super) mod tests {
         std::fs::write(world.folder.path().join("resolv.conf"), "nameserver 192.0.2.54\nnameserver ::1\n")
             .unwrap();
         assert_eq!(servers(&web), (strings(&["192.0.2.54:53", "[::1]:53"]), false));
-        world.names.set(&web, &[], &strings(&["ndots:2", "timeout:1"]));
+        world.names.set(&web, "host", &[], &strings(&["ndots:2", "timeout:1"]));
         assert_eq!(servers(&web), (strings(&["192.0.2.54:53", "[::1]:53"]), true));
         // What was given is the container's own loopback: not the host's, and not its servers instead.
-        world.names.set(&web, &["127.0.0.1".parse().unwrap()], &strings(&["ndots:0"]));
+        world.names.set(&web, "host", &["127.0.0.1".parse().unwrap()], &strings(&["ndots:0"]));
         assert_eq!(servers(&web), (Vec::new(), false));
         world.names.forget(&web);
         assert_eq!(servers(&web).0.len(), 2);

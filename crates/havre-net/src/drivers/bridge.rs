@@ -106,3 +106,12 @@ pub fn remove(route: &mut Route, network: &Network) -> Result<()> {
         Err(error) => Err(error.into()),
     }
 }
+
+/// The names of bridges that are not ours.
+pub fn of_others(route: &mut Route) -> Result<Vec<String>> {
+    let foreign = |link: &havre_sys::netlink::link::Link| {
+        link.kind.as_deref() == Some("bridge")
+            && !link.alias.as_deref().is_some_and(|alias| alias.starts_with(super::MARK))
+    };
+    Ok(route.links()?.into_iter().filter(foreign).map(|link| link.name).collect())
+}

@@ -367,7 +367,7 @@ impl Remote {
                 return Err(self.lie(METHOD, format!("the {key} {text:?}, which is no name of an interface")));
             }
         }
-        let inside = sandbox.name_for(&asked.dst_name, &asked.dst_prefix)?;
+        let inside = sandbox.plugin_name(&asked.dst_name, &asked.dst_prefix)?;
         {
             // Only now: the plugin may take its time.
             let mut route = host.lock().unwrap_or_else(PoisonError::into_inner);

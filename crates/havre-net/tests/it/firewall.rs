@@ -10,20 +10,20 @@ use havre_net::ports::{Protocol, Publication};
 use havre_net::sandbox::Sandbox;
 use havre_net::spec::NetworkSpec;
 use havre_sys::netlink::address::Address;
-use havre_sys::netlink::link::{End, Kind, Peer};
+use havre_sys::netlink::link::{Bridge, End, Kind, Peer};
 use havre_sys::netlink::table::RouteEntry;
 use havre_sys::nft::{Batch, Chain, Family, Hook, Nft, Rule, Table};
 
 use crate::{Host, asks, inside, on_a_host, spec};
 
-const HOST: &str = "192.0.2.1";
-const NEIGHBOUR: &str = "192.0.2.2";
+pub(crate) const HOST: &str = "192.0.2.1";
+pub(crate) const NEIGHBOUR: &str = "192.0.2.2";
 /// Long enough for what arrives, and all that is waited for what does not.
 const SILENCE: Duration = Duration::from_millis(300);
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A neighbour of the host, with routes to its containers.
-fn neighbour(host: &mut Host) -> Sandbox {
+pub(crate) fn neighbour(host: &mut Host) -> Sandbox {
     let place = Sandbox::create().unwrap();
     let end = End { name: "lan", up: true, ..End::default() };
     let peer = Peer { name: "lan0", netns: Some(place.fd()), ..Peer::default() };
@@ -43,10 +43,10 @@ fn neighbour(host: &mut Host) -> Sandbox {
 }
 
 /// Answers each connection with where it comes from, for as long as it is held.
-struct Server(SocketAddr, Option<std::thread::JoinHandle<()>>, Sandbox);
+pub(crate) struct Server(SocketAddr, Option<std::thread::JoinHandle<()>>, pub(crate) Sandbox);
 
 impl Server {
-    fn start(sandbox: Sandbox, address: IpAddr) -> Self {
+    pub(crate) fn start(sandbox: Sandbox, address: IpAddr) -> Self {
         let listener = inside(&sandbox, || TcpListener::bind((address, 80)).unwrap());
         let at = listener.local_addr().unwrap();
         let serve = std::thread::spawn(move || {
@@ -74,12 +74,12 @@ impl Drop for Server {
 }
 
 /// What a server says to a connection from here.
-fn ask(to: &str, port: u16) -> Option<String> {
+pub(crate) fn ask(to: &str, port: u16) -> Option<String> {
     ask_for(to, port, PATIENCE)
 }
 
 /// The same where nobody is expected to answer.
-fn try_to_ask(to: &str, port: u16) -> Option<String> {
+pub(crate) fn try_to_ask(to: &str, port: u16) -> Option<String> {
     ask_for(to, port, SILENCE)
 }
 
@@ -93,7 +93,7 @@ fn ask_for(to: &str, port: u16, patience: Duration) -> Option<String> {
     Some(text)
 }
 
-fn only4(name: &str) -> NetworkSpec {
+pub(crate) fn only4(name: &str) -> NetworkSpec {
     NetworkSpec { ipv6: false, ..spec(name) }
 }
 
@@ -131,8 +131,8 @@ fn network(host: &mut Host, wall: &Firewall, spec: NetworkSpec) {
 #[test]
 fn a_published_port_is_reached_from_everywhere_and_nothing_else_is() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
-        wall.close_to_others(false);
+        let wall = Firewall::open("havre-test", false).unwrap();
+        wall.close_to_others(false, []);
         let lan = neighbour(host);
         network(host, &wall, only4("front"));
         let (server, _, endpoint) =
@@ -164,8 +164,8 @@ fn a_published_port_is_reached_from_everywhere_and_nothing_else_is() {
 #[test]
 fn n02_a_packet_to_loopback_from_a_bridge_is_dropped() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
-        wall.close_to_others(false);
+        let wall = Firewall::open("havre-test", false).unwrap();
+        wall.close_to_others(false, []);
         network(host, &wall, only4("front"));
         let (server, _, _) = serve(host, &wall, "web", "front", &[(Some("127.0.0.1"), 9090)]);
         let (evil, _) = host.container("evil", &[asks("front")]);
@@ -197,8 +197,8 @@ fn n02_a_packet_to_loopback_from_a_bridge_is_dropped() {
 #[test]
 fn networks_are_apart_and_internal_ones_lead_nowhere() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
-        wall.close_to_others(false);
+        let wall = Firewall::open("havre-test", false).unwrap();
+        wall.close_to_others(false, []);
         let lan = neighbour(host);
         for spec in [only4("front"), only4("back"), NetworkSpec { internal: true, ..only4("inner") }] {
             network(host, &wall, spec);
@@ -231,10 +231,69 @@ fn networks_are_apart_and_internal_ones_lead_nowhere() {
 }
 
 #[test]
+fn n15_bridges_of_others_that_come_later_forward_and_the_machine_does_not() {
+    on_a_host(|host| {
+        let wall = Firewall::open("havre-test", false).unwrap();
+        let lan = neighbour(host);
+        // A bridge that leads out of the machine was there before us; two of another engine come later.
+        let far = foreign(host, "lan-br", [203, 0, 113]);
+        wall.close_to_others(false, ["lan-br".to_owned()]);
+        network(host, &wall, only4("front"));
+        let (one, two) = (foreign(host, "docker0", [10, 77, 1]), foreign(host, "br-other", [10, 77, 2]));
+        let (web, shop) =
+            (Server::start(one, [10, 77, 1, 2].into()), Server::start(two, [10, 77, 2, 2].into()));
+        assert_eq!(
+            inside(&web.2, || ask("10.77.2.2", 80)).as_deref(),
+            Some("10.77.1.2"),
+            "from one to another"
+        );
+        let mut route = havre_sys::netlink::Route::open_in(lan.fd()).unwrap();
+        for net in [[10, 77, 1, 0], [203, 0, 113, 0]] {
+            let to = RouteEntry::via(net.into(), 24, HOST.parse().unwrap());
+            route.change(|changes| changes.add_route(&to)).unwrap();
+        }
+        assert!(inside(&lan, || ask("10.77.1.2", 80)).is_some(), "from a device to one");
+        // Between what leads out nothing passes: the host did not forward before us.
+        let far = Server::start(far, [203, 0, 113, 2].into());
+        assert_eq!(inside(&lan, || try_to_ask("203.0.113.2", 80)), None);
+        let lan = Server::start(lan, NEIGHBOUR.parse().unwrap());
+        assert_eq!(inside(&far.2, || try_to_ask(NEIGHBOUR, 80)), None);
+        drop((web, shop, far, lan));
+    });
+}
+
+/// A bridge of somebody else with this network, and a namespace in it whose way out it is.
+fn foreign(host: &mut Host, name: &str, [a, b, c]: [u8; 3]) -> Sandbox {
+    let place = Sandbox::create().unwrap();
+    let bridge = End { name, up: true, ..End::default() };
+    host.route.change(|changes| changes.create_link(&bridge, &Kind::Bridge(Bridge::default()))).unwrap();
+    let index = host.route.link(name).unwrap().index;
+    let outer = format!("p-{name}");
+    let end = End { name: &outer, up: true, master: Some(index), ..End::default() };
+    let peer = Peer { name: "eth0", netns: Some(place.fd()), ..Peer::default() };
+    host.route
+        .change(|changes| {
+            changes
+                .add_address(&Address::new(index, [a, b, c, 1].into(), 24))
+                .create_link(&end, &Kind::Veth(peer))
+        })
+        .unwrap();
+    let mut route = havre_sys::netlink::Route::open_in(place.fd()).unwrap();
+    let index = route.link("eth0").unwrap().index;
+    route
+        .change(|changes| {
+            changes.add_address(&Address::new(index, [a, b, c, 2].into(), 24)).set_up(index, true);
+            changes.add_route(&RouteEntry::default_via([a, b, c, 1].into()))
+        })
+        .unwrap();
+    place
+}
+
+#[test]
 fn n03_what_somebody_flushed_is_written_again_and_the_administrators_rules_stay() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
-        wall.close_to_others(false);
+        let wall = Firewall::open("havre-test", false).unwrap();
+        wall.close_to_others(false, []);
         let lan = neighbour(host);
         network(host, &wall, only4("front"));
         let (server, _, endpoint) = serve(host, &wall, "web", "front", &[(None, 8080)]);
@@ -281,8 +340,8 @@ fn n03_what_somebody_flushed_is_written_again_and_the_administrators_rules_stay(
 #[test]
 fn n11_all_ports_at_once_are_one_transaction() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
-        wall.close_to_others(false);
+        let wall = Firewall::open("havre-test", false).unwrap();
+        wall.close_to_others(false, []);
         network(host, &wall, only4("front"));
         let (sandbox, mut joined) = host.container("c", &[asks("front")]);
         let (network, endpoint) = joined.pop().unwrap();
@@ -308,8 +367,8 @@ fn n11_all_ports_at_once_are_one_transaction() {
 #[test]
 fn containers_that_may_not_talk_to_each_other_do_not() {
     on_a_host(|host| {
-        let wall = Firewall::open("havre-test").unwrap();
-        wall.close_to_others(false);
+        let wall = Firewall::open("havre-test", false).unwrap();
+        wall.close_to_others(false, []);
         let lan = neighbour(host);
         let options = [("com.docker.network.bridge.enable_icc".to_owned(), "false".to_owned())].into();
         network(host, &wall, NetworkSpec { options, ..only4("apart") });

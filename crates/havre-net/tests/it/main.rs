@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 mod firewall;
+mod guard;
+mod host_rules;
 mod plugins;
 mod vlans;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
@@ -232,8 +235,8 @@ fn the_way_out_is_that_of_the_first_network_unless_priorities_say_otherwise() {
         assert!(out(&within).is_empty(), "an internal network leads nowhere");
         // A network that is left is no way any more.
         let (mut moved, joined_both) = host.container("moved", &[asks("a"), asks("b")]);
-        moved.unplug("eth0").unwrap();
-        moved.unplug("eth0").unwrap();
+        moved.unplug(&joined_both[0].1).unwrap();
+        moved.unplug(&joined_both[0].1).unwrap();
         let left: Vec<(&Network, &Endpoint)> =
             joined_both.iter().skip(1).map(|(network, endpoint)| (network, endpoint)).collect();
         moved.lead_out(&left).unwrap();
@@ -258,7 +261,11 @@ fn what_could_not_be_joined_leaves_no_place() {
         let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
         let pool = Pool::new("198.18.0.0/15", 24).unwrap();
         let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
-        let spec_of = FabricSpec { table: Some("havre-test".into()), mark: folder.path().join("forwarding") };
+        let spec_of = FabricSpec {
+            table: Some("havre-test".into()),
+            by_input: false,
+            mark: folder.path().join("forwarding"),
+        };
         let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
         fabric.restore(&|_| false);
         let devices = |host: &mut Host| host.route.links().unwrap().len();
@@ -293,6 +300,84 @@ fn what_could_not_be_joined_leaves_no_place() {
 }
 
 #[test]
+fn the_default_network_gives_way_to_what_the_host_has_when_it_is_made() {
+    use havre_net::fabric::{Fabric, FabricSpec};
+    use havre_sys::netlink::address::Address;
+    use havre_sys::netlink::link::{End, Kind};
+    on_a_host(|host| {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
+        let pool = Pool::new("198.18.0.0/15", 24).unwrap();
+        let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
+        let mark = folder.path().join("forwarding");
+        let spec_of = FabricSpec { table: Some("havre-test".into()), by_input: false, mark };
+        let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
+        fabric.restore(&|_| false);
+        let at = |networks: &Networks| networks.find("bridge").unwrap().blocks[0].subnet.unwrap().to_string();
+        assert_eq!(at(&networks), "198.18.0.0/24");
+        // Another engine comes to use the same.
+        let end = End { name: "other0", up: true, ..End::default() };
+        host.route.change(|changes| changes.create_link(&end, &Kind::Bridge(Default::default()))).unwrap();
+        let other = Address::new(host.route.link("other0").unwrap().index, "198.18.0.1".parse().unwrap(), 24);
+        host.route.change(|changes| changes.add_address(&other)).unwrap();
+        let container = ContainerId::random();
+        let connected = fabric.connect(&container, "c", &[asks("bridge")], &[]).unwrap();
+        assert_eq!(connected.endpoints[0].addresses[0].to_string(), "198.18.1.2/24");
+        // From then on it stays.
+        fabric.disconnect(&container);
+        fabric.connect(&container, "c", &[asks("bridge")], &[]).unwrap();
+        assert_eq!(at(&networks), "198.18.1.0/24");
+        fabric.disconnect(&container);
+        fabric.close();
+    });
+}
+
+#[test]
+fn whoever_gets_an_address_does_not_share_it_with_who_had_it() {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use havre_net::fabric::{Fabric, FabricSpec};
+    on_a_host(|_| {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
+        let pool = Pool::new("198.18.0.0/15", 24).unwrap();
+        let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap());
+        let mark = folder.path().join("forwarding");
+        let spec_of = FabricSpec { table: Some("havre-test".into()), mark, by_input: false };
+        let fabric = Fabric::open(Arc::clone(&networks), &spec_of).unwrap();
+        let serve = |text: &'static str| {
+            let id = ContainerId::random();
+            let connected = fabric.connect(&id, text, &[asks("bridge")], &[]).unwrap();
+            let at = connected.endpoints[0].addresses[0].addr();
+            let listener =
+                netns::enter_with(connected.namespace.as_fd(), || TcpListener::bind((at, 80))).unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    stream.unwrap().write_all(text.as_bytes()).unwrap();
+                }
+            });
+            (id, at, connected)
+        };
+        let said = |at| {
+            let mut stream = std::net::TcpStream::connect((at, 80)).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        };
+        let (first, at, _its_namespace_stays) = serve("first");
+        assert_eq!(said(at), "first");
+        fabric.disconnect(&first);
+        let (second, same, _connected) = serve("second");
+        assert_eq!(at, same);
+        for _ in 0..20 {
+            assert_eq!(said(at), "second");
+        }
+        fabric.disconnect(&second);
+    });
+}
+
+#[test]
 fn n14_forwarding_leaves_the_hosts_way_out() {
     use havre_net::fabric::{Fabric, FabricSpec};
     use havre_sys::netlink::link::{End, Kind, Peer};
@@ -306,7 +391,11 @@ fn n14_forwarding_leaves_the_hosts_way_out() {
         let pool = Pool::new("198.18.0.0/15", 24).unwrap();
         let only4 = NetworkSpec { ipv6: false, ..spec("bridge") };
         let networks = Arc::new(Networks::open(db, Pools::new(vec![pool], [1; 5]), &only4).unwrap());
-        let spec_of = FabricSpec { table: Some("havre-test".into()), mark: folder.path().join("forwarding") };
+        let spec_of = FabricSpec {
+            table: Some("havre-test".into()),
+            by_input: false,
+            mark: folder.path().join("forwarding"),
+        };
         let fabric = Fabric::open(networks, &spec_of).unwrap();
         let read =
             |name: &str| std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap().trim().to_owned();

@@ -175,7 +175,7 @@ fn fabric() -> (Fabric, tempfile::TempDir) {
     let db = Arc::new(Db::open(&folder.path().join("state.db")).unwrap());
     let pool = Pool::new("198.18.0.0/15", 24).unwrap();
     let networks = Networks::open(db, Pools::new(vec![pool], [1; 5]), &spec("bridge")).unwrap();
-    let spec = FabricSpec { table: None, mark: folder.path().join("mark") };
+    let spec = FabricSpec { table: None, by_input: false, mark: folder.path().join("mark") };
     (Fabric::open(Arc::new(networks), &spec).unwrap(), folder)
 }
 

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use super::protocol::{Donor, Failure, FailureKind};
 use super::supervisor;
+use crate::RuntimeError;
 use crate::cgroup::Cgroup;
 
 /// Replaces the paths of donors' namespaces by those of descriptors of this process, which must be kept until
@@ -20,12 +21,8 @@ pub(super) fn pin(spec: &mut Spec, donors: &[Donor]) -> Result<Vec<OwnedFd>, Fai
     let mut kept = Vec::new();
     for donor in donors {
         let gone = |_| gone(donor);
-        let pid = Pid::from_raw(donor.pid).ok_or(()).map_err(gone)?;
-        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|_| ()).map_err(gone)?;
-        let group = Cgroup::open(&donor.cgroup).map_err(|error| supervisor::failure(&error))?;
-        if !group.processes().contains(&pid) {
-            return Err(gone(()));
-        }
+        let process = process_of(&donor.cgroup, donor.pid).map_err(|error| supervisor::failure(&error))?;
+        let process = process.ok_or(()).map_err(gone)?;
         let folder = format!("/proc/{}/ns/", donor.pid);
         for namespace in spec.linux.iter_mut().flat_map(|linux| &mut linux.namespaces) {
             let Some(path) = namespace.path.as_mut().filter(|path| path.starts_with(&folder)) else {
@@ -41,6 +38,25 @@ pub(super) fn pin(spec: &mut Spec, donors: &[Donor]) -> Result<Vec<OwnedFd>, Fai
         havre_sys::signal::pidfd_kill(&process, 0).map_err(|_| ()).map_err(gone)?;
     }
     Ok(kept)
+}
+
+/// The process with this number, if it is in the control group.
+fn process_of(cgroup: &str, pid: i32) -> Result<Option<OwnedFd>, RuntimeError> {
+    let Some(pid) = Pid::from_raw(pid) else { return Ok(None) };
+    let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
+    let is_in = Cgroup::open(cgroup)?.processes().contains(&pid);
+    Ok(is_in.then_some(process))
+}
+
+/// The namespace called `name` (as in `/proc/PID/ns`) of a process in a control group; none if the process is not, or no
+/// longer, there.
+pub fn open_namespace(cgroup: &str, pid: i32, name: &str) -> Result<Option<OwnedFd>, RuntimeError> {
+    let Some(process) = process_of(cgroup, pid)? else { return Ok(None) };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let opened = rustix::fs::open(format!("/proc/{pid}/ns/{name}"), flags, Mode::empty());
+    // It lives, so the number has been its own all the time.
+    let lives = havre_sys::signal::pidfd_kill(&process, 0).is_ok();
+    Ok(opened.ok().filter(|_| lives))
 }
 
 /// Puts a namespace that the daemon has made in the place of the one that the container would get. The descriptor must be

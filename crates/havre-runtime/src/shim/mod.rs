@@ -24,6 +24,7 @@ mod supervisor;
 
 use std::process::ExitCode;
 
+pub use donors::open_namespace;
 pub use state::read as read_state;
 
 /// Runs the role: the daemon's socket is standard input.

@@ -212,6 +212,10 @@ pub enum Ask {
         /// Columns.
         columns: u16,
     },
+    /// Keep the descriptors that come along, in place of those kept before, until the container ends.
+    Keep,
+    /// Give them to me too. Answered with [`Answer::Kept`].
+    Kept,
 }
 
 /// One numbered request.
@@ -259,6 +263,8 @@ pub enum Answer {
     },
     /// The state now.
     Status(Box<Status>),
+    /// What is kept comes along.
+    Kept,
     /// It failed.
     Failed(Failure),
 }

@@ -129,6 +129,8 @@ struct Supervisor {
     next_daemon: u32,
     children: BTreeMap<u32, Child>,
     next_child: u32,
+    /// Sockets of a daemon that may go away: what comes to them waits for the next one.
+    kept: Vec<OwnedFd>,
     status: Status,
     buffer: Vec<u8>,
 }
@@ -245,9 +247,13 @@ fn listen(config: &ShimConfig) -> io::Result<OwnedFd> {
 }
 
 fn send(daemon: BorrowedFd<'_>, packet: &Packet) {
+    send_with(daemon, packet, &[]);
+}
+
+fn send_with(daemon: BorrowedFd<'_>, packet: &Packet, fds: &[BorrowedFd<'_>]) {
     let sent = serde_json::to_vec(packet)
         .map_err(io::Error::other)
-        .and_then(|bytes| seqpacket::send(daemon, &bytes, &[]));
+        .and_then(|bytes| seqpacket::send(daemon, &bytes, fds));
     // A daemon that went away reads the state file when it comes back.
     if let Err(error) = sent
         && error.kind() != io::ErrorKind::BrokenPipe
@@ -410,6 +416,7 @@ impl Supervisor {
             next_daemon: 0,
             children: BTreeMap::from([(INIT, init)]),
             next_child: INIT + 1,
+            kept: Vec::new(),
             status,
             buffer: vec![0; BUFFER],
         })
@@ -520,6 +527,8 @@ impl Supervisor {
         let oom_killed = self.status.oom_kills > 0;
         let exit = Exit { code: exit_code(status), oom_killed, at, evidence: Box::new(evidence) };
         self.status.exit = Some(exit.clone());
+        // Its namespace goes with them.
+        self.kept.clear();
         if let Err(error) = state::write(&self.config.run_dir, &self.status) {
             say(&format!("cannot record the exit: {error}"));
         }
@@ -562,14 +571,24 @@ impl Supervisor {
             Err(error) => return say(&format!("a request is not understood: {error}")),
         };
         let answer = self.answer(request.ask, fds).unwrap_or_else(Answer::Failed);
+        let kept: Vec<BorrowedFd<'_>> = match answer {
+            Answer::Kept => self.kept.iter().map(OwnedFd::as_fd).collect(),
+            _ => Vec::new(),
+        };
         if let Some(daemon) = self.daemons.get(&number) {
-            send(daemon.as_fd(), &Packet::Reply(Reply { seq: request.seq, answer }));
+            send_with(daemon.as_fd(), &Packet::Reply(Reply { seq: request.seq, answer }), &kept);
         }
     }
 
     fn answer(&mut self, ask: Ask, mut fds: Vec<OwnedFd>) -> Result<Answer, Failure> {
         match ask {
             Ask::Status => Ok(Answer::Status(Box::new(self.status.clone()))),
+            Ask::Keep => {
+                // One that ended meanwhile must not hold its namespace.
+                self.kept = if self.status.exit.is_none() { fds } else { Vec::new() };
+                Ok(Answer::Done)
+            }
+            Ask::Kept => Ok(Answer::Kept),
             Ask::Attach { target, spec } => {
                 let client = fds.pop().ok_or_else(|| Failure {
                     kind: FailureKind::Invalid,

@@ -12,6 +12,7 @@ use havre_api::network::{EndpointSettings, NetworkingConfig, PortBinding};
 use havre_engine::Containers;
 use havre_engine::spec::NetworkMode;
 use havre_net::networks::EndpointSpec;
+use havre_net::place::PlaceOptions;
 use havre_net::ports::{Port, PublishedPort, numbers_of};
 
 use super::donor_of;
@@ -23,6 +24,8 @@ pub(super) struct Networking {
     pub(super) mode: NetworkMode,
     /// In the order of joining: the network that the mode names first.
     pub(super) endpoints: Vec<EndpointSpec>,
+    /// The network that the mode names.
+    pub(super) home: String,
     pub(super) published: Vec<PublishedPort>,
     pub(super) exposed: Vec<Port>,
 }
@@ -69,7 +72,11 @@ pub(super) fn networking(
                 "conflicting options: a container with the network mode {mode} cannot be connected to network {name} too"
             )));
         }
-        endpoints.insert(name.clone(), endpoint(&name, settings)?);
+        let asked = endpoint(&name, settings)?;
+        for option in PlaceOptions::parse(&asked.options).map(|options| options.unknown).unwrap_or_default() {
+            warnings.push(format!("network {name}: endpoint option {option} is not known and has no effect"));
+        }
+        endpoints.insert(name, asked);
     }
     if config.network_disabled {
         return Ok(found);
@@ -91,6 +98,7 @@ pub(super) fn networking(
         },
     }
     if found.mode == NetworkMode::Networks {
+        mode.clone_into(&mut found.home);
         let mut first = endpoints
             .remove(mode)
             .unwrap_or_else(|| EndpointSpec { network: mode.to_owned(), ..EndpointSpec::default() });
@@ -135,7 +143,7 @@ fn conflicts(mode: &str, config: &Config, host: &HostConfig) -> Result<(), Refus
 }
 
 /// Checks what is asked of one network; all faults are told together.
-pub(super) fn endpoint(name: &str, settings: EndpointSettings) -> Result<EndpointSpec, Refusal> {
+pub(crate) fn endpoint(name: &str, settings: EndpointSettings) -> Result<EndpointSpec, Refusal> {
     let mut faults = Vec::new();
     let ipam = settings.ipam_config.unwrap_or_default();
     let mut spec = EndpointSpec {
@@ -180,6 +188,9 @@ pub(super) fn endpoint(name: &str, settings: EndpointSettings) -> Result<Endpoin
             None => faults.push(format!("invalid MAC address: {}", settings.mac_address)),
         }
     }
+    if let Err(error) = PlaceOptions::parse(&spec.options) {
+        faults.push(error.to_string());
+    }
     if faults.is_empty() {
         return Ok(spec);
     }
@@ -207,17 +218,22 @@ fn links(containers: &Containers, host: &HostConfig) -> Result<Vec<String>, Refu
             return Err(Refusal::invalid(format!("bad format for links: {text}")));
         }
         let name = name.trim_start_matches('/');
-        if let Err(error) = containers.view(name) {
-            return Err(Refusal::invalid(format!("could not get container for {name}: {error}")));
+        let linked = containers
+            .view(name)
+            .map_err(|error| Refusal::invalid(format!("could not get container for {name}: {error}")))?;
+        if linked.fixed.spec.network == NetworkMode::Host {
+            return Err(Refusal::invalid(
+                "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+            ));
         }
         // Docker's own form of a link that was read back: `/name:/other/alias`.
         let alias = alias.rsplit('/').next().unwrap_or(alias);
-        links.push(format!("{name}:{alias}"));
+        links.push(format!("{}:{alias}", linked.id()));
     }
     Ok(links)
 }
 
-fn published(host: &HostConfig) -> Result<Vec<PublishedPort>, Refusal> {
+pub(super) fn published(host: &HostConfig) -> Result<Vec<PublishedPort>, Refusal> {
     let wrong = |text: &str| Refusal::invalid(format!("invalid port specification: {text:?}"));
     let mut list = Vec::new();
     for (inside, bindings) in host.port_bindings.iter().flatten() {

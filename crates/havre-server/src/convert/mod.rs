@@ -16,10 +16,11 @@ use havre_api::container::{Config, CreateRequest};
 use havre_api::host::HostConfig;
 use havre_base::{Classify as _, ContainerName, ErrorKind, chain};
 use havre_engine::spec::{ContainerSpec, IpcMode, LogSpec, NetworkMode, RestartPolicy, Sharing};
-use havre_engine::{Containers, CreateRequest as Wanted, OWN_RUNTIME};
+use havre_engine::{Containers, CreateRequest as Wanted, HOST_GATEWAY, OWN_RUNTIME};
 
 use crate::error::Refusal;
 
+pub(crate) use endpoints::endpoint;
 pub use limits::is_ulimit;
 pub(crate) use limits::parse_bytes;
 pub(crate) use networks::{mac_text, network_spec};
@@ -193,6 +194,7 @@ pub(crate) fn create(
         restart: restart(&host)?,
         network: networking.mode,
         endpoints: networking.endpoints,
+        home: networking.home,
         published: networking.published,
         exposed: networking.exposed,
         publish_all: host.publish_all_ports,
@@ -400,14 +402,9 @@ fn extra_hosts(host: &HostConfig) -> Result<Vec<(String, String)>, Refusal> {
         .map(|entry| {
             let bad = || Refusal::invalid(format!("bad format for add-host: {entry:?}"));
             let (name, address) = entry.split_once([':', '=']).ok_or_else(bad)?;
-            if address == "host-gateway" {
-                return Err(Refusal::not_yet("host-gateway in --add-host"));
-            }
             let bare = address.trim_start_matches('[').trim_end_matches(']');
-            if name.is_empty()
-                || name.contains(char::is_whitespace)
-                || bare.parse::<std::net::IpAddr>().is_err()
-            {
+            let known = address == HOST_GATEWAY || bare.parse::<std::net::IpAddr>().is_ok();
+            if name.is_empty() || name.contains(char::is_whitespace) || !known {
                 return Err(Refusal::invalid(format!("invalid IP address in add-host: {address:?}")));
             }
             Ok((name.to_owned(), bare.to_owned()))

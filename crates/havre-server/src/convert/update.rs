@@ -2,17 +2,22 @@
 //!
 //! Invariant: every field that is not empty is applied or refused.
 
-use havre_api::host::HostConfig;
+use havre_api::host::{HostConfig, PublishChange};
+use havre_api::network::{PortBinding, PortMap};
 use havre_base::ErrorKind;
 use havre_engine::spec::NetworkMode;
 use havre_engine::{EngineError, Fixed, Revised, Revision};
+use havre_net::ports::PublishedPort;
 
-use super::{limits, restart};
+use super::{endpoints, limits, restart};
 use crate::error::Refusal;
 
 /// The change that a request asks for. What is wrong with the request alone is refused at once.
-pub(crate) fn revision(wanted: HostConfig) -> Result<Revision, Refusal> {
+pub(crate) fn revision(wanted: HostConfig, ports: PublishChange) -> Result<Revision, Refusal> {
     refuse_the_rest(&wanted)?;
+    for map in [&ports.publish_add, &ports.publish_remove] {
+        endpoints::published(&HostConfig { port_bindings: map.clone(), ..HostConfig::default() })?;
+    }
     let mut alone = wanted.clone();
     if alone.memory == 0 {
         // Against the limit that there is, not against none.
@@ -23,10 +28,10 @@ pub(crate) fn revision(wanted: HostConfig) -> Result<Revision, Refusal> {
     if !wanted.restart_policy.name.is_empty() {
         restart(&wanted)?;
     }
-    Ok(Box::new(move |fixed| revise(&wanted, fixed)))
+    Ok(Box::new(move |fixed| revise(&wanted, &ports, fixed)))
 }
 
-fn revise(wanted: &HostConfig, fixed: &Fixed) -> Result<Revised, EngineError> {
+fn revise(wanted: &HostConfig, ports: &PublishChange, fixed: &Fixed) -> Result<Revised, EngineError> {
     let mut host: HostConfig = fixed
         .asked
         .get("HostConfig")
@@ -36,6 +41,7 @@ fn revise(wanted: &HostConfig, fixed: &Fixed) -> Result<Revised, EngineError> {
         .map_err(|why| EngineError::State(format!("Cannot update container {}: {why}", fixed.id)))?;
     let resources = limits::resources(&host).map_err(refused)?;
     let policy = restart(&host).map_err(refused)?;
+    let published = republished(ports, &mut host, fixed)?;
     let rates = limits::rates(&host).map_err(refused)?;
     if !rates.is_none() && fixed.spec.network != NetworkMode::Networks {
         return Err(EngineError::Invalid(limits::NO_RATE.to_owned()));
@@ -45,7 +51,69 @@ fn revise(wanted: &HostConfig, fixed: &Fixed) -> Result<Revised, EngineError> {
         let value = serde_json::to_value(&host).map_err(|error| EngineError::Invalid(error.to_string()))?;
         object.insert("HostConfig".into(), value);
     }
-    Ok(Revised { resources, restart: policy, rates, asked })
+    Ok(Revised { resources, restart: policy, published, rates, asked })
+}
+
+/// The ports that are to be published, which `host` then names.
+fn republished(
+    ports: &PublishChange,
+    host: &mut HostConfig,
+    fixed: &Fixed,
+) -> Result<Vec<PublishedPort>, EngineError> {
+    if ports.publish_add.is_none() && ports.publish_remove.is_none() {
+        return Ok(fixed.spec.published.clone());
+    }
+    let why = match &fixed.spec.network {
+        NetworkMode::Networks => None,
+        NetworkMode::Host => Some("Published ports are discarded when using host network mode"),
+        NetworkMode::None => Some("a container without a network cannot publish ports"),
+        NetworkMode::Container(_) => {
+            Some("conflicting options: port publishing and the container type network mode")
+        }
+    };
+    let refuse = |why: String| EngineError::Invalid(format!("Cannot update container {}: {why}", fixed.id));
+    if let Some(why) = why {
+        return Err(refuse(why.to_owned()));
+    }
+    let map = host.port_bindings.get_or_insert_default();
+    for (inside, bindings) in ports.publish_remove.iter().flatten() {
+        take_out(map, inside, bindings.as_deref().unwrap_or_default()).map_err(refuse)?;
+    }
+    for (inside, bindings) in ports.publish_add.iter().flatten() {
+        let list = map.entry(inside.clone()).or_default().get_or_insert_default();
+        let any = [PortBinding::default()];
+        for binding in bindings.as_deref().filter(|list| !list.is_empty()).unwrap_or(&any) {
+            if !list.contains(binding) {
+                list.push(binding.clone());
+            }
+        }
+    }
+    endpoints::published(host).map_err(refused)
+}
+
+/// Takes bindings of a port out; one that is not there is a mistake that is told.
+fn take_out(map: &mut PortMap, inside: &str, bindings: &[PortBinding]) -> Result<(), String> {
+    let any = [PortBinding::default()];
+    for binding in if bindings.is_empty() { &any } else { bindings } {
+        let list = map.get_mut(inside).and_then(Option::as_mut);
+        let is_meant = |one: &PortBinding| {
+            (binding.host_port.is_empty() || one.host_port == binding.host_port)
+                && (binding.host_ip.is_empty() || one.host_ip == binding.host_ip)
+        };
+        let found = list.map_or(0, |list| {
+            let before = list.len();
+            list.retain(|one| !is_meant(one));
+            before - list.len()
+        });
+        if found == 0 {
+            let colon = if binding.host_port.is_empty() { "" } else { ":" };
+            return Err(format!("port {}{colon}{inside} is not published", binding.host_port));
+        }
+    }
+    if map.get(inside).is_some_and(|list| list.as_ref().is_none_or(Vec::is_empty)) {
+        map.remove(inside);
+    }
+    Ok(())
 }
 
 fn refused(refusal: Refusal) -> EngineError {

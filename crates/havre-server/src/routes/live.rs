@@ -153,9 +153,9 @@ fn entries(figures: &[DeviceFigure]) -> Vec<BlkioStatEntry> {
 }
 
 pub(crate) async fn update(server: &Server, call: Call, id: &str) -> Handled {
-    let wanted = body::read_json(call.request.into_body(), false).await?;
+    let (wanted, ports) = body::read_update(call.request.into_body()).await?;
     server.engine.containers.view(id)?;
-    let warnings = server.engine.containers.update(id, convert::revision(wanted)?).await?;
+    let warnings = server.engine.containers.update(id, convert::revision(wanted, ports)?).await?;
     Ok(body::json(&UpdateResponse { warnings: (!warnings.is_empty()).then_some(warnings) }))
 }
 

@@ -232,21 +232,20 @@ pub(crate) async fn prune(server: &Server, call: &Call) -> Handled {
     Ok(body::json(&NetworkPruneResponse { networks_deleted: (!removed.is_empty()).then_some(removed) }))
 }
 
-/// Both must be there; then it waits to be built.
+/// Joins a container, running or not.
 pub(crate) async fn connect(server: &Server, call: Call, id: &str) -> Handled {
     let wanted: ConnectRequest = body::read_json(call.request.into_body(), false).await?;
-    server.engine.networks.find(id)?;
-    server.engine.containers.view(&wanted.container)?;
-    Err(Refusal::not_yet(&format!("connecting a container to a network (POST /networks/{id}/connect)")))
+    let network = server.engine.networks.find(id)?;
+    let spec = convert::endpoint(&network.spec.name, wanted.endpoint_config.unwrap_or_default())?;
+    server.engine.containers.connect(&wanted.container, spec).await?;
+    Ok(body::empty(StatusCode::OK))
 }
 
+/// Takes a container out.
 pub(crate) async fn disconnect(server: &Server, call: Call, id: &str) -> Handled {
     let wanted: DisconnectRequest = body::read_json(call.request.into_body(), false).await?;
-    server.engine.networks.find(id)?;
-    server.engine.containers.view(&wanted.container)?;
-    Err(Refusal::not_yet(&format!(
-        "disconnecting a container from a network (POST /networks/{id}/disconnect)"
-    )))
+    server.engine.containers.disconnect(&wanted.container, id, wanted.force).await?;
+    Ok(body::empty(StatusCode::OK))
 }
 
 #[cfg(test)]

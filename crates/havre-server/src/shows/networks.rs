@@ -65,7 +65,7 @@ fn wanted(view: &View, asked: &EndpointSpec) -> EndpointSettings {
     let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     EndpointSettings {
         ipam_config: (ipam != EndpointIpamConfig::default()).then_some(ipam),
-        links: some(&asked.links),
+        links: some(&asked.links).filter(|_| asked.network != "bridge"),
         aliases: some(&asked.aliases),
         mac_address: asked.mac.map(mac_text).unwrap_or_default(),
         driver_opts: (!asked.options.is_empty()).then(|| asked.options.clone()),
@@ -73,6 +73,17 @@ fn wanted(view: &View, asked: &EndpointSpec) -> EndpointSettings {
         dns_names: names(view, asked),
         ..EndpointSettings::default()
     }
+}
+
+/// Links in the default network as Docker shows them: `/other:/own/alias`.
+pub(super) fn links(engine: &Engine, view: &View) -> Vec<String> {
+    let asked = view.fixed.spec.endpoints.iter().filter(|endpoint| endpoint.network == "bridge");
+    let shown = asked.flat_map(|endpoint| &endpoint.links).filter_map(|link| {
+        let (container, alias) = link.split_once(':')?;
+        let other = engine.containers.view(container).ok()?;
+        Some(format!("/{}:/{}/{alias}", other.now.name, view.now.name))
+    });
+    shown.collect()
 }
 
 /// By which names the others in a network find the container. In the default network they do not.

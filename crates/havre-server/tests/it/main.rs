@@ -48,6 +48,7 @@ impl World {
             let settings = Settings {
                 fabric: havre_net::fabric::FabricSpec {
                     table: None,
+                    by_input: false,
                     mark: PathBuf::from("/nonexistent/mark"),
                 },
                 cgroup_parent: format!("/havre-test/server-{}", std::process::id()),
@@ -59,6 +60,8 @@ impl World {
                 rlimits: Vec::new(),
                 time_namespaces: true,
                 cdi_folders: None,
+                host_gateways: Vec::new(),
+                dns: havre_engine::DnsDefaults::default(),
                 live: Live::default(),
             };
             let networks = Arc::new(networks(&db));

@@ -18,6 +18,10 @@ pub const INCOMPLETE: u16 = 0x01;
 pub const REACHABLE: u16 = 0x02;
 /// State: nobody answered (`NUD_FAILED`).
 pub const FAILED: u16 = 0x20;
+/// State: entered in a bridge, never forgotten and never learnt elsewhere (`NUD_NOARP`).
+const NO_ARP: u16 = 0x40;
+/// It is the link's bridge that is told (`NTF_MASTER`).
+const MASTER: u8 = 0x04;
 /// State: entered, never asked for (`NUD_PERMANENT`).
 pub const PERMANENT: u16 = 0x80;
 
@@ -51,6 +55,21 @@ impl Changes {
         let what = format!("enter neighbour {address} at link number {index}");
         self.messages.push(libc::RTM_NEWNEIGH, CREATE | REPLACE, what, &neighbour.header(), |writer| {
             writer.ip(DESTINATION, address).bytes(HARDWARE, &mac);
+        });
+        self
+    }
+
+    /// Tells the bridge of a port for good that this hardware address is behind the port, wherever it was before. It goes
+    /// with the port.
+    pub fn set_behind(&mut self, port: u32, mac: Mac) -> &mut Self {
+        let mut header = [0; HEADER];
+        header[0] = u8::try_from(libc::AF_BRIDGE).unwrap_or(0);
+        header[4..8].copy_from_slice(&port.to_ne_bytes());
+        header[8..10].copy_from_slice(&NO_ARP.to_ne_bytes());
+        header[10] = MASTER;
+        let what = format!("enter a hardware address behind the bridge port number {port}");
+        self.messages.push(libc::RTM_NEWNEIGH, CREATE | REPLACE, what, &header, |writer| {
+            writer.bytes(HARDWARE, &mac);
         });
         self
     }

@@ -11,6 +11,7 @@ const FAST_LEAVE: u16 = 7;
 const LEARNING: u16 = 8;
 const UNICAST_FLOOD: u16 = 9;
 const PROXY_ARP: u16 = 10;
+const FLUSH: u16 = 24;
 const MULTICAST_FLOOD: u16 = 27;
 const BROADCAST_FLOOD: u16 = 30;
 const NEIGH_SUPPRESS: u16 = 32;
@@ -88,6 +89,28 @@ impl Changes {
             writer.nest(libc::IFLA_LINKINFO, |info| {
                 info.text(libc::IFLA_INFO_SLAVE_KIND, "bridge");
                 info.nest(libc::IFLA_INFO_SLAVE_DATA, |data| port.write(data));
+            });
+        })
+    }
+
+    /// Nothing goes out by a bridge's port any more, at once: the bridge forgets who was behind it, does not learn it
+    /// anew, and sends nothing there on suspicion. (The state of a port is no such switch: without a spanning tree the
+    /// kernel makes it forward again.)
+    pub fn close_port<'a>(&mut self, link: impl Into<LinkRef<'a>>) -> &mut Self {
+        let closed = Port {
+            learning: Some(false),
+            unicast_flood: Some(false),
+            multicast_flood: Some(false),
+            broadcast_flood: Some(false),
+            ..Port::default()
+        };
+        self.set_link(link.into(), "close the bridge port", |writer| {
+            writer.nest(libc::IFLA_LINKINFO, |info| {
+                info.text(libc::IFLA_INFO_SLAVE_KIND, "bridge");
+                info.nest(libc::IFLA_INFO_SLAVE_DATA, |data| {
+                    closed.write(data);
+                    data.flag(FLUSH);
+                });
             });
         })
     }

@@ -73,6 +73,19 @@ impl Socket {
             .map_err(NetlinkError::io("listen to events of the kernel"))
     }
 
+    /// Wants to hear the events of this group no more.
+    pub fn leave(&self, group: u32) -> Result<()> {
+        let group = i32::try_from(group).map_err(|_| NetlinkError::Garbled("there is no such group"))?;
+        self.set(libc::SOL_NETLINK, libc::NETLINK_DROP_MEMBERSHIP, group)
+            .map_err(NetlinkError::io("stop listening to events of the kernel"))
+    }
+
+    /// The number by which the kernel knows the socket, and tells others who changed something.
+    #[must_use]
+    pub const fn port(&self) -> u32 {
+        self.port
+    }
+
     /// Sends all in one call. Answers other than success and failure go to `answer`. All messages are
     /// carried out, also those behind one that is refused; the error is that of the first.
     pub fn transact(&mut self, messages: &mut Messages, answer: impl FnMut(&Message<'_>)) -> Result<()> {

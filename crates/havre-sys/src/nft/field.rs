@@ -21,6 +21,10 @@ pub enum Field {
     InputName,
     /// The name of the link by which it goes.
     OutputName,
+    /// The kind of the link by which it came, such as `bridge`; the condition never holds for devices.
+    InputKind,
+    /// The kind of the link by which it goes.
+    OutputKind,
     /// Its mark.
     Mark,
     /// Its transport protocol, whichever the family.
@@ -39,6 +43,10 @@ pub enum Field {
     DestinationPort,
     /// Type of an ICMPv6 message.
     Icmp6Type,
+    /// The address that a neighbour's question or advertisement is about.
+    Icmp6Target,
+    /// What follows the header of the link, as `ETH_P_*`; in sets like a port.
+    EtherType,
     /// Hardware address of the sender.
     SourceMac,
     /// Hardware address that an ARP message says its sender has.
@@ -75,12 +83,16 @@ impl Field {
             Self::Mark => Source::Meta(3),
             Self::InputName => Source::Meta(6),
             Self::OutputName => Source::Meta(7),
+            Self::InputKind => Source::Meta(26),
+            Self::OutputKind => Source::Meta(27),
             Self::Protocol => Source::Meta(16),
             Self::Source4 => Source::Payload(NETWORK, 12),
             Self::Destination4 => Source::Payload(NETWORK, 16),
             Self::Source6 => Source::Payload(NETWORK, 8),
             Self::Destination6 => Source::Payload(NETWORK, 24),
             Self::SourcePort | Self::Icmp6Type => Source::Payload(TRANSPORT, 0),
+            Self::Icmp6Target => Source::Payload(TRANSPORT, 8),
+            Self::EtherType => Source::Meta(1),
             Self::DestinationPort => Source::Payload(TRANSPORT, 2),
             Self::SourceMac => Source::Payload(LINK, 6),
             Self::ArpMac => Source::Payload(NETWORK, 8),
@@ -96,12 +108,14 @@ impl Field {
     #[must_use]
     pub fn key_type(self) -> KeyType {
         match self {
-            Self::InputName | Self::OutputName => KeyType::Name,
+            Self::InputName | Self::OutputName | Self::InputKind | Self::OutputKind => KeyType::Name,
             Self::Mark | Self::ConnectionMark => KeyType::Mark,
             Self::Protocol => KeyType::Protocol,
             Self::Source4 | Self::Destination4 | Self::ArpAddress | Self::OriginalDestination4 => KeyType::V4,
-            Self::Source6 | Self::Destination6 | Self::OriginalDestination6 => KeyType::V6,
-            Self::SourcePort | Self::DestinationPort | Self::OriginalPort => KeyType::Port,
+            Self::Source6 | Self::Destination6 | Self::OriginalDestination6 | Self::Icmp6Target => {
+                KeyType::V6
+            }
+            Self::SourcePort | Self::DestinationPort | Self::OriginalPort | Self::EtherType => KeyType::Port,
             Self::Icmp6Type => KeyType::Icmp6Type,
             Self::SourceMac | Self::ArpMac => KeyType::Mac,
         }

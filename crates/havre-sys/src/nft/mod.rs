@@ -177,12 +177,36 @@ impl Nft {
         self.0.join(GROUP)
     }
 
+    /// Wants to hear no more. While anybody listens, the kernel writes a message of its own for each element.
+    pub fn hush(&self) -> Result<()> {
+        self.0.leave(GROUP)
+    }
+
+    /// Whose changes these are, for [`Nft::events_of_others`].
+    #[must_use]
+    pub const fn port(&self) -> u32 {
+        self.0.port()
+    }
+
     /// What has happened since the last call, without waiting. The descriptor is readable when there is more.
     pub fn events(&mut self) -> Result<Vec<Event>> {
+        self.events_of(|_| true)
+    }
+
+    /// The same, without the changes that the socket with this number made.
+    pub fn events_of_others(&mut self, port: u32) -> Result<Vec<Event>> {
+        self.events_of(|by| by != port)
+    }
+
+    fn events_of(&mut self, wanted: impl Fn(u32) -> bool) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         loop {
             match self.0.events() {
-                Ok(Some(received)) => events.extend(received.filter_map(|message| read::event(&message))),
+                Ok(Some(received)) => events.extend(
+                    received
+                        .filter(|message| wanted(message.port))
+                        .filter_map(|message| read::event(&message)),
+                ),
                 Ok(None) => return Ok(events),
                 Err(NetlinkError::Overrun) => events.push(Event::Lost),
                 Err(error) => return Err(error),

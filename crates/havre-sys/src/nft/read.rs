@@ -37,6 +37,8 @@ pub enum Event {
         family: Family,
         /// Its name.
         table: String,
+        /// The chain (also of a rule) or the set (also of an element).
+        name: String,
         /// Whether it is gone.
         gone: bool,
     },
@@ -264,7 +266,10 @@ pub(super) fn event(message: &Message<'_>) -> Option<Event> {
         kind if kind & 0xff00 == SUBSYSTEM => {
             let family = Family::from_number(message.header::<HEADER>()?[0])?;
             let gone = matches!(kind, CHAIN_GONE | RULE_GONE | SET_GONE | ELEMENTS_GONE);
-            Some(Event::Inside { family, table: text(message.attributes(HEADER), 1)?, gone })
+            let all = message.attributes(HEADER);
+            // A chain has another number in front of its name.
+            let name = text(all, if matches!(kind, CHAIN | CHAIN_GONE) { 3 } else { 2 }).unwrap_or_default();
+            Some(Event::Inside { family, table: text(all, 1)?, name, gone })
         }
         _ => None,
     }

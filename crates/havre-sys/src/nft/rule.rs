@@ -289,6 +289,12 @@ impl Rule {
         self.lookup(fields, set, None, true)
     }
 
+    /// The map says something of these fields, whatever it is.
+    #[must_use]
+    pub fn known_to(self, fields: &[Field], map: &str) -> Self {
+        self.lookup(fields, map, Some(FIRST), false)
+    }
+
     /// What happens is what the map says of these fields; if it says nothing, the next rule is asked.
     #[must_use]
     pub fn verdict_of(self, fields: &[Field], map: &str) -> Self {

@@ -483,11 +483,40 @@ fn what_is_changed_and_flushed_is_heard() {
         }
     };
     wait_for(&|event| matches!(event, Event::Table(table) if table.name == "havre"));
-    wait_for(&|event| matches!(event, Event::Inside { table, gone: false, .. } if table == "havre"));
+    let inside = |event: &Event, chain: &str| matches!(event, Event::Inside { table, name, gone: false, .. } if table == "havre" && name == chain);
+    wait_for(&|event| inside(event, "one"));
     let mut batch = Batch::new();
     batch.delete_table(TABLE);
     nft.apply(batch).unwrap();
     wait_for(&|event| matches!(event, Event::TableGone(table) if table.name == "havre"));
     let generation = nft.generation().unwrap();
     wait_for(&|event| *event == Event::Generation(generation));
+}
+
+#[test]
+fn own_changes_are_told_from_those_of_others() {
+    let Some(place) = Place::new() else { return };
+    let Some(mut ears) = place.nft() else { return };
+    let Some(mut own) = prepared(&place) else { return };
+    let mut other = place.nft().unwrap();
+    ears.listen().unwrap();
+    let add = |nft: &mut Nft, name: &str| {
+        let mut batch = Batch::new();
+        batch.create_chain(TABLE, &Chain::new(name));
+        nft.apply(batch).unwrap();
+    };
+    let names = |events: Vec<Event>| -> Vec<String> {
+        events
+            .into_iter()
+            .filter_map(|event| if let Event::Inside { name, .. } = event { Some(name) } else { None })
+            .collect()
+    };
+    add(&mut own, "mine");
+    add(&mut other, "theirs");
+    assert_eq!(names(ears.events_of_others(own.port()).unwrap()), ["theirs"]);
+    ears.hush().unwrap();
+    add(&mut other, "unheard");
+    ears.listen().unwrap();
+    add(&mut other, "heard");
+    assert_eq!(names(ears.events_of_others(own.port()).unwrap()), ["heard"]);
 }

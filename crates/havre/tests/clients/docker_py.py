@@ -221,6 +221,49 @@ if minor >= 25:
     pruned = client.containers.prune(filters={"label": "clients=" + label})
     assert pruned["ContainersDeleted"] == [stopped.id], pruned
 
+step("networks")
+if minor < 25:
+    # The library itself refuses aliases and the like before.
+    plain = client.networks.create(label + "-net", labels={"clients": label})
+    assert [n.id for n in client.networks.list(names=[label + "-net"])] == [plain.id]
+    plain.remove()
+else:
+    pool = docker.types.IPAMPool(subnet="10.79.0.0/24", iprange="10.79.0.128/25", gateway="10.79.0.1")
+    net = client.networks.create(
+        label + "-net",
+        driver="bridge",
+        options={"com.docker.network.driver.mtu": "1400"},
+        ipam=docker.types.IPAMConfig(pool_configs=[pool]),
+        labels={"clients": label},
+    )
+    assert client.networks.get(net.id).name == label + "-net"
+    assert net.attrs["IPAM"]["Config"][0]["Subnet"] == "10.79.0.0/24", net.attrs
+    assert net.attrs["Options"]["com.docker.network.driver.mtu"] == "1400", net.attrs
+    refused(409, "a name that is taken", lambda: client.networks.create(label + "-net", check_duplicate=True))
+    here = {"labels": {"clients": label}, "detach": True}
+    web = client.containers.run(image, ["sleep", "1000"], name=label + "-web", network=net.name, **here)
+    late = client.containers.run(image, ["sleep", "1000"], name=label + "-late", **here)
+    web.reload()
+    place = web.attrs["NetworkSettings"]["Networks"][net.name]
+    assert place["IPAddress"] == "10.79.0.128" and place["NetworkID"] == net.id, place
+    net.reload()
+    assert [c.id for c in net.containers] == [web.id]
+    net.connect(late, aliases=["mate"], ipv4_address="10.79.0.9")
+    code, said = web.exec_run(["nslookup", "mate"])
+    assert code == 0 and b"10.79.0.9" in said, (code, said)
+    code, said = late.exec_run(["ping", "-c", "1", "-W", "5", label + "-web"])
+    assert code == 0, said
+    assert client.networks.list(filters={"id": net.id}, greedy=True)[0].attrs["Containers"]
+    refused(403, "a network that is used", net.remove)
+    net.disconnect(late)
+    code, said = web.exec_run(["ping", "-c", "1", "-W", "1", "10.79.0.9"])
+    assert code != 0, said
+    refused(404, "a network that is not there", lambda: client.networks.get(label + "-none"))
+    for one in [web, late]:
+        one.remove(force=True)
+    pruned = client.networks.prune(filters={"label": "clients=" + label})
+    assert pruned["NetworksDeleted"] == [label + "-net"], pruned
+
 step("remove")
 refused(409, "what runs is not removed", lambda: box.remove())
 box.remove(force=True, v=True)

@@ -14,9 +14,11 @@
 )]
 
 mod api;
+mod asking;
 mod cases;
 mod configured;
 mod confinement;
+mod connect;
 mod debian;
 mod drivers;
 mod effects;
@@ -33,6 +35,7 @@ mod images;
 mod limits;
 mod live;
 mod manifest;
+mod names;
 mod networks;
 mod plugins;
 mod private;
@@ -43,6 +46,7 @@ mod registry;
 mod registry_hostile;
 mod registry_keys;
 mod run;
+mod scenarios;
 mod servers;
 mod silent;
 mod teach;
@@ -78,6 +82,9 @@ fn through_every_client() -> impl Iterator<Item = &'static Test> {
         .chain(registry_keys::ALL)
         .chain(manifest::ALL)
         .chain(networks::ALL)
+        .chain(names::ALL)
+        .chain(scenarios::ALL)
+        .chain(connect::ALL)
         .chain(vlans::ALL)
         .chain(plugins::ALL)
 }

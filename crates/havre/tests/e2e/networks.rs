@@ -14,7 +14,6 @@ pub(crate) const ALL: &[Test] = &[
     ("networks_tell_of_themselves", events),
     ("networks_of_the_daemon_come_from_its_configuration", configured),
     ("networks_take over configurations", configurations),
-    ("networks_wait_for_containers", waiting),
     ("networks_containers reach each other, the host and what is published", joined),
     ("networks_running containers keep their connections without the daemon", kept),
     ("networks_of_a_container_are_kept_as_they_were_asked", of_container),
@@ -265,41 +264,6 @@ fn configurations(_: &World, client: &Client) {
     run(&["network", "rm", "plan"]).exits(0);
 }
 
-fn waiting(_: &World, client: &Client) {
-    let (name, container) = (client.unique("waiting"), client.unique("waits"));
-    client.run(&["network", "create", &name]).exits(0);
-    let create =
-        ["create", "--name", &container, "--label", "e2e", "--network", &name, "e2e/busybox", "true"];
-    client.run(&create).exits(0);
-    client.run(&["start", "-a", &container]).exits(0);
-    let connect = [
-        "network",
-        "connect",
-        "--alias",
-        "a",
-        "--driver-opt",
-        "k=v",
-        "--gw-priority",
-        "1",
-        "--ip",
-        "10.0.0.1",
-        "--ip6",
-        "fd00::1",
-        "--link",
-        "x",
-        "--link-local-ip",
-        "169.254.1.1",
-        &name,
-        &container,
-    ];
-    client.run(&connect).fails(1, "not yet supported");
-    client.run(&["network", "disconnect", "--force", &name, &container]).fails(1, "not yet supported");
-    client.run(&["network", "connect", &name, "e2e-nobody"]).fails(1, "No such container: e2e-nobody");
-    client.run(&["network", "connect", "e2e-nothing", &container]).fails(1, "network e2e-nothing not found");
-    client.run(&["rm", &container]).exits(0);
-    client.run(&["network", "rm", &name]).exits(0);
-}
-
 fn of_container(_: &World, client: &Client) {
     let (name, other, container) = (client.unique("of"), client.unique("of-other"), client.unique("member"));
     for network in [&name, &other] {
@@ -371,7 +335,7 @@ fn of_container(_: &World, client: &Client) {
 }
 
 /// What a web server says; none while nobody listens.
-fn fetch(port: u16) -> Option<String> {
+pub(crate) fn fetch(port: u16) -> Option<String> {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").ok()?;
@@ -380,10 +344,11 @@ fn fetch(port: u16) -> Option<String> {
     Some(text)
 }
 
-const SERVE: &str = "mkdir /w && echo served >/w/index.html && echo up && exec httpd -f -p 80 -h /w";
+pub(crate) const SERVE: &str =
+    "mkdir -p /w && echo served >/w/index.html && echo up && exec httpd -f -p 80 -h /w";
 
 /// The port of the host that leads to a container's port 80.
-fn host_port(said: &str) -> u16 {
+pub(crate) fn host_port(said: &str) -> u16 {
     let first = said.lines().next().unwrap();
     first.strip_prefix("127.0.0.1:").unwrap().parse().unwrap()
 }

@@ -78,6 +78,13 @@ impl Private {
         self.log = log;
     }
 
+    /// Starts another daemon in the place of one that has ended.
+    pub(crate) fn restart(&mut self, args: &[&str]) {
+        let mut command = Command::new(havre());
+        command.args(Self::line(self.folder.path(), args));
+        (self.child, self.log) = begin(command);
+    }
+
     pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }

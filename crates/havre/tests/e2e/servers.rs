@@ -11,8 +11,8 @@ use crate::world::{Client, World};
 /// Once, with the clients in turn.
 pub(crate) const ALL: &[Test] = &[("servers from Debian's packages go to another engine and serve", travel)];
 
-struct Server {
-    name: &'static str,
+pub(crate) struct Server {
+    pub(crate) name: &'static str,
     packages: &'static str,
     /// Changes of the commit.
     changes: &'static [&'static str],
@@ -22,7 +22,7 @@ struct Server {
 }
 
 /// What is installed is kept as an archive; making it asks the mirror that the Debian image came from.
-fn image(client: &Client, server: &Server) -> PathBuf {
+pub(crate) fn image(client: &Client, server: &Server) -> PathBuf {
     let path = havre_testkit::cache_folder().join(format!("server-{}.tar", server.name));
     if path.exists() {
         return path;
@@ -80,7 +80,7 @@ fn travel(world: &World, _: &Client) {
     run(&["system", "fsck"]).exits(0);
 }
 
-const SERVERS: &[Server] = &[
+pub(crate) const SERVERS: &[Server] = &[
     Server {
         name: "nginx",
         packages: "nginx-light",

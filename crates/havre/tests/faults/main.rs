@@ -15,6 +15,7 @@
     reason = "a test binary without the standard harness"
 )]
 
+mod networks;
 mod pulls;
 mod world;
 
@@ -56,6 +57,10 @@ const ALL: &[Test] = &[
     ("a_copy_in_which_the_daemon_is_killed_leaves_a_container_that_works", killed_copy),
     ("pulls_loads_and_removals_in_which_the_daemon_is_killed_are_whole_or_absent", pulls::killed_pulls),
     ("a_pull_in_which_the_daemon_is_killed_goes_on_where_it_broke_off", pulls::resumed_pull),
+    (
+        "networks_in_which_the_daemon_is_killed_are_whole_and_containers_stay_connected",
+        networks::killed_networks,
+    ),
     ("a_second_engine_on_the_same_data_root_is_refused", second_engine),
     ("a_corrupt_database_is_refused_by_name", corrupt_database),
     ("r21_folders_are_closed_to_others_and_repaired_at_start", r21_private_folders),

@@ -1,5 +1,6 @@
 //! A private engine that can be killed, and a census of what belongs to it on the machine.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex};
@@ -10,7 +11,7 @@ use rustix::process::{Pid, Signal};
 /// The program under test.
 const HAVRE: &str = env!("CARGO_BIN_EXE_havre");
 /// Longer than anything here takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A small reproducible source of numbers (xorshift64*).
 pub(crate) struct Random(u64);
@@ -67,6 +68,8 @@ pub(crate) struct World {
     daemon: Mutex<Option<Child>>,
     started: Condvar,
     idle: (Mutex<()>, Condvar),
+    /// The network namespace of the engine; none is the test's own.
+    space: Mutex<Option<OwnedFd>>,
 }
 
 impl World {
@@ -86,6 +89,7 @@ impl World {
             daemon: Mutex::new(None),
             started: Condvar::new(),
             idle: (Mutex::new(()), Condvar::new()),
+            space: Mutex::new(None),
         })
     }
 
@@ -103,11 +107,24 @@ impl World {
         format!("havre/{}", havre_oci::Digest::of_bytes(root.as_os_str().as_encoded_bytes()).short())
     }
 
+    /// From now on the daemon is started in this network namespace.
+    pub(crate) fn live_in(&self, space: OwnedFd) {
+        *self.space.lock().unwrap() = Some(space);
+    }
+
     /// Starts the daemon and waits until it says that it is ready.
     pub(crate) fn start_daemon(&self) {
         use std::io::BufRead as _;
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let mut child = self.daemon_command().stderr(log).spawn().unwrap();
+        let mut command = self.daemon_command();
+        command.stderr(log);
+        let space = self.space.lock().unwrap();
+        let spawned = match &*space {
+            None => command.spawn(),
+            Some(space) => havre_sys::netns::enter_with(space.as_fd(), || command.spawn()),
+        };
+        let mut child = spawned.unwrap();
+        drop(space);
         let mut line = String::new();
         std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the daemon does not start");
