@@ -462,7 +462,12 @@ impl Fabric {
     }
 
     /// Takes a place, with addresses of whoever gives them in that network.
-    pub(crate) fn take_place(&self, container: &ContainerId, name: &str, spec: &EndpointSpec) -> Result<(Network, Endpoint)> {
+    pub(crate) fn take_place(
+        &self,
+        container: &ContainerId,
+        name: &str,
+        spec: &EndpointSpec,
+    ) -> Result<(Network, Endpoint)> {
         let network = self.networks.find(&spec.network)?;
         let Ipam::Remote(ipam) = &network.spec.ipam else {
             return self.networks.join(container, name, spec.clone());
@@ -530,7 +535,12 @@ impl Fabric {
         }
     }
 
-    pub(crate) fn plug(&self, sandbox: &mut Sandbox, network: &Network, endpoint: &mut Endpoint) -> Result<()> {
+    pub(crate) fn plug(
+        &self,
+        sandbox: &mut Sandbox,
+        network: &Network,
+        endpoint: &mut Endpoint,
+    ) -> Result<()> {
         match &network.spec.driver {
             Driver::Bridge => {
                 if self.firewall.as_ref().is_some_and(|firewall| !firewall.has(&network.id)) {
