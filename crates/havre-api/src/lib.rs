@@ -13,6 +13,7 @@ pub mod archive;
 pub mod container;
 pub mod event;
 pub mod exec;
+pub mod explain;
 pub mod filters;
 pub mod fsck;
 pub mod host;

@@ -19,6 +19,16 @@ impl Client {
         self.get(&query).await
     }
 
+    /// Why a packet would or would not arrive: an endpoint that only Havre has. The answer as the daemon sent it.
+    pub async fn explain(
+        &self,
+        source: &str,
+        target: &str,
+    ) -> Result<Box<serde_json::value::RawValue>, ClientError> {
+        let query = Query::new("/system/network/explain").with("source", source).with("target", target);
+        self.get(&query).await
+    }
+
     /// Makes a network.
     pub async fn create_network(
         &self,

@@ -11,6 +11,7 @@ mod error;
 mod error_text;
 mod etc;
 mod events;
+pub mod explain;
 mod files;
 mod filters;
 mod fsck;

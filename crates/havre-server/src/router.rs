@@ -15,8 +15,8 @@ use crate::body::{self, Answer};
 use crate::error::Refusal;
 use crate::query::{Query, decode};
 use crate::routes::{
-    containers, debug, events, execs, files, fsck, images, live, networks, registry, streams, system, usage,
-    websocket, why,
+    containers, debug, events, execs, explain, files, fsck, images, live, networks, registry, streams,
+    system, usage, websocket, why,
 };
 use crate::{Server, Transport, origin};
 
@@ -117,6 +117,7 @@ async fn dispatch(server: &Server, request: Request<Incoming>) -> Handled {
         ["info"] if get => system::info(server, &call),
         ["events"] if get => events::events(server, &call),
         ["system", "df"] if get => usage::df(server, &call).await,
+        ["system", "network", "explain"] if get => explain::explain(server, &call).await,
         ["system", "fsck"] if post => fsck::fsck(server, &call),
 
         ["containers", "json"] if get => containers::list(server, &call).await,

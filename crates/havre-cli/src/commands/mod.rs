@@ -169,6 +169,7 @@ static COMMANDS: &[&Command] = &[
     &network::CONNECT,
     &network::CREATE,
     &network::DISCONNECT,
+    &network::EXPLAIN,
     &network::LS,
     &network::PRUNE,
     &network::RM,

@@ -4,6 +4,7 @@ pub(crate) mod containers;
 pub(crate) mod debug;
 pub(crate) mod events;
 pub(crate) mod execs;
+pub(crate) mod explain;
 pub(crate) mod files;
 pub(crate) mod filter;
 pub(crate) mod fsck;

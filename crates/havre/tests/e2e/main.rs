@@ -24,6 +24,7 @@ mod drivers;
 mod effects;
 mod endings;
 mod equal;
+mod explain;
 mod external;
 mod files;
 mod files_hostile;
@@ -113,6 +114,7 @@ fn through_one_client() -> impl Iterator<Item = &'static Test> {
         .chain(servers::ALL)
         .chain(drivers::ALL)
         .chain(rates::ALL)
+        .chain(explain::ALL)
 }
 
 fn main() -> ExitCode {

@@ -1,6 +1,7 @@
 //! `network ...`.
 
 mod create;
+mod explain;
 
 use havre_api::network::{
     ConnectRequest, DisconnectRequest, EndpointIpamConfig, EndpointSettings, NetworkSummary,
@@ -16,6 +17,7 @@ use crate::output;
 use crate::spec::{Args, Arity, Command, filter, int, list, strings, switch, text};
 
 pub(super) use create::CREATE;
+pub(super) use explain::EXPLAIN;
 
 pub(super) const CONNECT: Command = Command {
     names: &["network connect"],
