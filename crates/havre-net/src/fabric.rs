@@ -5,32 +5,35 @@
 //! the container has ended. What a crash leaves apart, `restore` puts together at the next start.
 //! All of it works in the namespace in which `open` was called. Everything here blocks, for a millisecond or two.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash as _, Hasher as _};
+mod leaving;
+mod ports;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use havre_base::{ContainerId, EndpointId, NetworkId};
+use havre_base::{ContainerId, NetworkId};
 use havre_sys::netlink::Route;
-use ipnet::IpNet;
 
 use crate::drivers::remote::Plugins;
 use crate::drivers::{self, bridge, parent};
 use crate::firewall::Firewall;
 use crate::networks::{Endpoint, EndpointSpec, Network, Networks, Prepared};
-use crate::options::GatewayMode;
-use crate::ports::{Publication, PublishedPort};
-use crate::publish::Taken;
+use crate::ports::PublishedPort;
 use crate::rate::{self, Rates};
-use crate::relay::{self, Relay};
-use crate::sandbox::{self, Sandbox};
+use crate::relay::Relay;
+use crate::sandbox::Sandbox;
 use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
-use crate::stale::{self, Stale};
+use crate::stale::Stale;
 use crate::{NetError, Result, forwarding};
+
+use leaving::Leavers;
+pub use leaving::Leaving;
+use ports::first_port;
 
 /// Giving back places takes a millisecond each; an engine that ends waits no longer than this.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
@@ -59,28 +62,6 @@ pub struct Fabric {
     plugins: Plugins,
 }
 
-/// Containers that are giving back their places.
-#[derive(Debug, Default)]
-struct Leavers {
-    under_way: usize,
-    /// How many have done so.
-    gone: u64,
-}
-
-/// A container is giving back its places, for as long as this is held.
-#[derive(Debug)]
-pub struct Leaving(Arc<Fabric>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        let mut leavers = self.0.lock_leaving();
-        leavers.under_way -= 1;
-        leavers.gone += 1;
-        drop(leavers);
-        self.0.leaving.1.notify_all();
-    }
-}
-
 /// What the administrator decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FabricSpec {
@@ -99,14 +80,6 @@ pub struct Connected {
     pub namespace: OwnedFd,
     /// The places in the order in which they were joined.
     pub endpoints: Vec<Endpoint>,
-}
-
-/// Engines that share a host begin at different ports: what one publishes another does not see.
-fn first_port(spec: &FabricSpec) -> u16 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    spec.table.hash(&mut hasher);
-    // Within what the kernel gives to programs that do not choose; the range itself is looked up when a port is chosen.
-    32_768 + u16::try_from(hasher.finish() % 16_384).unwrap_or_default()
 }
 
 /// Places that are given back unless everything went well.
@@ -235,23 +208,6 @@ impl Fabric {
             }
         }
         Ok(())
-    }
-
-    /// What leads where the kernel does not.
-    #[must_use]
-    pub const fn relay(&self) -> &Relay {
-        &self.relay
-    }
-
-    /// Lets the relay lead to these ports of a place, and to no others of it.
-    fn open_doors(&self, place: &EndpointId, network: &Network, ports: &[Publication]) -> Result<()> {
-        let options = network.options();
-        let translated = |port: &&Publication| {
-            let mode = if port.to.is_ipv6() { options.mode6 } else { options.mode4 };
-            mode != GatewayMode::Routed
-        };
-        let ports: Vec<Publication> = ports.iter().filter(translated).copied().collect();
-        self.relay.set(place, &relay::doors(&ports, self.by_input))
     }
 
     /// The firewall, unless the administrator does it.
@@ -480,60 +436,6 @@ impl Fabric {
         joined
     }
 
-    /// Takes a place back, and tells the plugins of its network, of whom each call may take only so long.
-    pub(crate) fn give_back(&self, endpoint: &Endpoint, patience: Option<Duration>) {
-        if let Ok(network) = self.networks.find(endpoint.network.as_str()) {
-            let told = |plugin: &str, error: NetError| {
-                tracing::warn!(
-                    plugin,
-                    error = havre_base::chain(&error),
-                    "a plugin is not told of a container's end"
-                );
-            };
-            if let Driver::Remote(driver) = &network.spec.driver {
-                match self.plugins.network(driver) {
-                    Ok(plugin) => plugin.within(patience).remove_endpoint(&network, endpoint),
-                    Err(error) => told(driver, error),
-                }
-            }
-            if let Ipam::Remote(name) = &network.spec.ipam {
-                match self.plugins.ipam(name) {
-                    Ok(plugin) => plugin.within(patience).release_addresses(&network, &endpoint.addresses),
-                    Err(error) => told(name, error),
-                }
-            }
-        }
-        if endpoint.rates.out.is_some()
-            && let Err(error) = rate::forget(&mut self.host(), endpoint)
-        {
-            tracing::warn!(
-                error = havre_base::chain(&error),
-                "the link that limited a container's rate is left"
-            );
-        }
-        self.networks.leave(&endpoint.id);
-    }
-
-    /// Tells plugins of containers that ended while nobody was there.
-    fn forget(&self, runs: &dyn Fn(&ContainerId) -> bool) {
-        let is_remote = |network: &Network| {
-            matches!(network.spec.driver, Driver::Remote(_)) || matches!(network.spec.ipam, Ipam::Remote(_))
-        };
-        let deadline = Instant::now() + FORGETTING;
-        for endpoint in self.networks.all_endpoints() {
-            let network = self.networks.find(endpoint.network.as_str());
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !network.is_ok_and(|network| is_remote(&network)) || runs(&endpoint.container) {
-                continue;
-            }
-            if left.is_zero() {
-                tracing::warn!(endpoint = %endpoint.id, "plugins are too slow to be told of all containers that ended");
-                break;
-            }
-            self.give_back(&endpoint, Some(left / 4));
-        }
-    }
-
     pub(crate) fn plug(
         &self,
         sandbox: &mut Sandbox,
@@ -634,155 +536,6 @@ impl Fabric {
             self.networks.set_rates(&endpoint.id, rates);
         }
         Ok(())
-    }
-
-    /// Ports lead to the place by which the container reaches the world.
-    fn publish(&self, joined: &[(&Network, &Endpoint)], asked: &[PublishedPort]) -> Result<()> {
-        let Some((network, endpoint)) = sandbox::way_out(joined) else { return Ok(()) };
-        if let Driver::Remote(driver) = &network.spec.driver {
-            return self.plugins.network(driver)?.lead_out(network, endpoint, asked);
-        }
-        let Some(firewall) = self.firewall.as_ref().filter(|_| !asked.is_empty()) else { return Ok(()) };
-        if network.spec.driver != Driver::Bridge {
-            // As with Docker: the container is reached under its own address.
-            let (network, driver) = (&network.spec.name, network.spec.driver.name());
-            tracing::warn!(network, driver, "ports are not published: its driver has no port mappings");
-            return Ok(());
-        }
-        let mut next = self.choosing();
-        let addresses: Vec<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        let mut taken = Taken::now(&self.networks.all_endpoints(), asked).besides(self.relay.doors());
-        taken.next = *next;
-        let chosen = taken.choose(asked, &addresses, network.options().host_binding)?;
-        *next = taken.next;
-        self.open_doors(&endpoint.id, network, &chosen)?;
-        if let Err(error) = firewall.publish(&endpoint.id, network, &chosen) {
-            self.open_doors(&endpoint.id, network, &[])?;
-            return Err(error);
-        }
-        self.networks.set_published(&endpoint.id, chosen.clone());
-        self.stale.mark(&chosen);
-        Ok(())
-    }
-
-    /// To be held while ports are chosen.
-    pub(crate) fn choosing(&self) -> MutexGuard<'_, u16> {
-        self.choosing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Leads these ports to these places in place of those that led there, at once.
-    pub(crate) fn lead_ports(&self, changes: &[(&Endpoint, &Network, &[Publication])]) -> Result<()> {
-        let Some(firewall) = &self.firewall else { return Ok(()) };
-        let elements: Vec<_> =
-            changes.iter().map(|(place, network, ports)| (&place.id, *network, *ports)).collect();
-        let doors = |changes: &[(&Endpoint, &Network, &[Publication])]| {
-            changes.iter().try_for_each(|(place, network, ports)| self.open_doors(&place.id, network, ports))
-        };
-        if let Err(error) = doors(changes).and_then(|()| firewall.publish_all(&elements)) {
-            let before: Vec<_> = changes
-                .iter()
-                .map(|(place, network, _)| (*place, *network, place.published.as_slice()))
-                .collect();
-            doors(&before)?;
-            return Err(error);
-        }
-        for (place, _, ports) in changes {
-            self.networks.set_published(&place.id, ports.to_vec());
-            self.stale.mark(place.published.iter().chain(*ports));
-        }
-        Ok(())
-    }
-
-    /// Gives back all places of a container that has ended: its links went with its namespace.
-    pub fn disconnect(&self, container: &ContainerId) {
-        self.leave_places(&self.networks.of_container(container));
-    }
-
-    /// The same of the places of one run: the next one may have begun meanwhile.
-    pub fn leave_places(&self, places: &[Endpoint]) {
-        for endpoint in places {
-            if let (Some(firewall), Ok(network)) =
-                (&self.firewall, self.networks.find(endpoint.network.as_str()))
-                && let Err(error) = firewall
-                    .publish(&endpoint.id, &network, &[])
-                    .and_then(|()| self.open_doors(&endpoint.id, &network, &[]))
-            {
-                // The port leads nowhere, and the next change of the table makes it good.
-                tracing::warn!(error = havre_base::chain(&error), "cannot take back published ports");
-            }
-            self.close_port(endpoint);
-            self.unguard(&endpoint.id);
-            self.give_back(endpoint, None);
-            self.stale.mark(&endpoint.published);
-        }
-    }
-
-    /// Ends when the flows of published ports have to be looked at.
-    pub(crate) async fn changed_ports(&self) -> BTreeSet<(u16, bool)> {
-        self.stale.next().await
-    }
-
-    /// Forgets flows that go elsewhere than these ports lead now.
-    pub(crate) fn forget_flows(&self, changed: &BTreeSet<(u16, bool)>) -> Result<usize> {
-        let published: Vec<Publication> =
-            self.networks.all_endpoints().into_iter().flat_map(|place| place.published).collect();
-        stale::forget(changed, &published, self.by_input)
-    }
-
-    /// The kernel takes the links of a namespace away behind the end of its last process, and answers for them until then:
-    /// whoever gets the address next must not share it with them.
-    fn close_port(&self, endpoint: &Endpoint) {
-        let name = sandbox::outer_name(endpoint);
-        match self.host().change(|changes| changes.close_port(name.as_str())) {
-            Err(error) if !error.is_absent() => {
-                tracing::debug!(link = name, %error, "cannot close the bridge port of a container that has ended");
-            }
-            _ => {}
-        }
-    }
-
-    /// Forgets what is true of a place whose link is cut.
-    pub(crate) fn unguard(&self, place: &EndpointId) {
-        if let Some(firewall) = &self.firewall
-            && let Err(error) = firewall.unguard(place)
-        {
-            // It is about a link that is no more.
-            tracing::warn!(error = havre_base::chain(&error), "cannot take back what a container may say");
-        }
-    }
-
-    /// Says that a container's places are about to be given back; `close` waits for it.
-    #[must_use]
-    pub fn leaving(self: &Arc<Self>) -> Leaving {
-        self.lock_leaving().under_way += 1;
-        Leaving(Arc::clone(self))
-    }
-
-    /// Does what is refused because somebody has it who is giving it back: a container that was removed has left its places
-    /// for whoever comes next, also where the kernel's part of that goes on behind the answer.
-    fn after_leavers<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
-        let deadline = Instant::now() + LEAVES_WITHIN;
-        loop {
-            let before = self.lock_leaving().gone;
-            let done = work();
-            if !done.as_ref().is_err_and(NetError::is_taken) {
-                return done;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let waits = |leavers: &mut Leavers| leavers.under_way > 0 && leavers.gone == before;
-            let (leavers, _) = self
-                .leaving
-                .1
-                .wait_timeout_while(self.lock_leaving(), left, waits)
-                .unwrap_or_else(PoisonError::into_inner);
-            if leavers.gone == before || left.is_zero() {
-                return done;
-            }
-        }
-    }
-
-    fn lock_leaving(&self) -> MutexGuard<'_, Leavers> {
-        self.leaving.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// At the end of the engine: devices that nobody is at go, those of running containers stay.

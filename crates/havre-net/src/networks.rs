@@ -4,14 +4,16 @@
 //! acknowledged; subnets do not overlap; an address belongs to one endpoint; a network with endpoints stays.
 //! Not here: interfaces and the firewall, which follow what is recorded here.
 
+mod records;
+mod state;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use havre_base::{Clock as _, ContainerId, EndpointId, NetworkId, SystemClock, Timestamp};
+use havre_base::{Clock as _, ContainerId, EndpointId, NetworkId, SystemClock};
 use havre_store::{Batch, Db, Table};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use crate::addresses::Block;
 use crate::options::{GUARD, GatewayMode, Options, guard};
@@ -21,150 +23,16 @@ use crate::rate::Rates;
 use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::{NetError, Result, drivers, routes};
 
+pub use records::{Endpoint, EndpointSpec, Network, Prepared, Way};
+pub(crate) use state::random_mac;
+use state::{State, choose, mac_of};
+
 const NETWORKS: Table = Table("networks");
 const ENDPOINTS: Table = Table("endpoints");
 const ENGINE: Table = Table("engine");
 
 /// The device of the default network.
 pub const DEFAULT_BRIDGE: &str = "havre0";
-
-/// A network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    /// Its id.
-    pub id: NetworkId,
-    /// When it was made.
-    pub created: Timestamp,
-    /// What was asked.
-    pub spec: NetworkSpec,
-    /// Its subnets, each with a gateway where the network has one.
-    pub blocks: Vec<BlockSpec>,
-    /// The bridge's device; empty for drivers without one.
-    pub bridge: String,
-    /// What marks devices of this engine.
-    #[serde(default)]
-    pub engine: String,
-}
-
-impl Network {
-    /// Its options, which were checked when it was made.
-    #[must_use]
-    pub fn options(&self) -> Options {
-        Options::parse(&self.spec.driver, &self.spec.options).map(|(options, _)| options).unwrap_or_default()
-    }
-
-    /// Whether a container may say on the bridge only what is true of its place.
-    #[must_use]
-    pub fn is_guarded(&self, place: &Endpoint) -> bool {
-        let asked = place.spec.options.get(GUARD).and_then(|value| guard(GUARD, value).ok());
-        self.spec.driver == Driver::Bridge && asked.unwrap_or_else(|| self.options().guard)
-    }
-
-    /// Whether it is one of those that are always there.
-    #[must_use]
-    pub fn is_predefined(&self) -> bool {
-        crate::spec::PREDEFINED.contains(&self.spec.name.as_str())
-    }
-
-    /// Whether the world is reached through it.
-    #[must_use]
-    pub fn leads_out(&self) -> bool {
-        let nowhere =
-            matches!(self.spec.driver, Driver::Macvlan | Driver::Ipvlan) && self.options().parent.is_empty();
-        !self.spec.internal && !nowhere
-    }
-}
-
-/// What is asked of a container's place in a network.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct EndpointSpec {
-    /// The network by name or id.
-    pub network: String,
-    /// The IPv4 address it wants.
-    pub ipv4: Option<Ipv4Addr>,
-    /// The IPv6 address it wants.
-    pub ipv6: Option<Ipv6Addr>,
-    /// The hardware address it wants.
-    pub mac: Option<[u8; 6]>,
-    /// Further names in this network.
-    pub aliases: Vec<String>,
-    /// Other containers by names of its own: `container` or `container:alias`.
-    pub links: Vec<String>,
-    /// Options of the driver.
-    pub options: BTreeMap<String, String>,
-    /// Whose gateway is the default one: the highest.
-    pub priority: i64,
-    /// Link-local addresses it wants besides.
-    #[serde(default)]
-    pub link_local: Vec<IpAddr>,
-}
-
-/// A container's place in a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// Its id.
-    pub id: EndpointId,
-    /// The network.
-    pub network: NetworkId,
-    /// The container.
-    pub container: ContainerId,
-    /// The container's name when it joined.
-    pub name: String,
-    /// Its addresses with the prefixes of their subnets.
-    pub addresses: Vec<IpNet>,
-    /// Its hardware address; all zero where it is that of the network's parent.
-    pub mac: [u8; 6],
-    /// What was asked.
-    pub spec: EndpointSpec,
-    /// Which ports of the host lead to it.
-    #[serde(default)]
-    pub published: Vec<Publication>,
-    /// How fast it may receive and send.
-    #[serde(default)]
-    pub rates: Rates,
-    /// The container has ended, and the kernel's part of that is under way: nobody finds it any more.
-    #[serde(skip)]
-    pub leaving: bool,
-    /// How it leads out, where a plugin decides that: through whom, or by the link itself for a family.
-    #[serde(default)]
-    pub ways: Vec<Way>,
-}
-
-/// A way out that a plugin named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Way {
-    /// Through this router.
-    Gateway(IpAddr),
-    /// By the link itself, for IPv6 or IPv4.
-    Link {
-        /// Which of both.
-        ipv6: bool,
-    },
-}
-
-/// What others decided about a network before it is made.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Prepared {
-    /// Its subnets, where a plugin gives them.
-    pub blocks: Option<Vec<BlockSpec>>,
-    /// Whether no gateway is chosen, for IPv4 and IPv6.
-    pub no_gateway: [bool; 2],
-}
-
-impl Endpoint {
-    /// Its addresses.
-    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
-        self.addresses.iter().map(IpNet::addr)
-    }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    networks: BTreeMap<NetworkId, Network>,
-    endpoints: BTreeMap<EndpointId, Endpoint>,
-    /// Of each network, its subnets in the order of its record.
-    blocks: BTreeMap<NetworkId, Vec<Block>>,
-}
 
 /// What is recorded, while nothing changes.
 #[derive(Debug, Clone, Copy)]
@@ -644,166 +512,6 @@ impl Networks {
                 self.leave(&endpoint);
             }
         }
-    }
-}
-
-/// An address of a family, if the network has it.
-fn choose(
-    network: &Network,
-    given: &mut [Block],
-    ipv6: bool,
-    wanted: Option<IpAddr>,
-) -> Result<Option<IpNet>> {
-    let mut of_family: Vec<&mut Block> =
-        given.iter_mut().filter(|block| block.subnet().addr().is_ipv6() == ipv6).collect();
-    let with_prefix = |address: IpAddr, block: &Block| IpNet::new(address, block.subnet().prefix_len()).ok();
-    if let Some(wanted) = wanted {
-        let asked = |block: &&BlockSpec| block.subnet.is_some_and(|net| net.contains(&wanted));
-        if network.spec.name == "bridge" && network.is_predefined() {
-            return Err(NetError::Invalid(
-                "user specified IP address is supported on user defined networks only".into(),
-            ));
-        }
-        if !network.blocks.iter().any(|block| asked(&block)) {
-            return Err(NetError::AddressOutside(wanted));
-        }
-        if !network.spec.blocks.iter().any(|block| asked(&block)) {
-            return Err(NetError::Invalid(
-                "user specified IP address is supported only when connecting to networks with user configured subnets"
-                    .into(),
-            ));
-        }
-        for block in of_family {
-            if block.subnet().contains(&wanted) {
-                block.take(wanted)?;
-                return Ok(with_prefix(wanted, block));
-            }
-        }
-        return Err(NetError::AddressOutside(wanted));
-    }
-    let Some(pool) = of_family.first().map(|block| block.subnet()) else { return Ok(None) };
-    for block in &mut of_family {
-        if let Some(address) = block.lowest() {
-            return Ok(with_prefix(address, block));
-        }
-    }
-    let version = if ipv6 { 6 } else { 4 };
-    Err(NetError::NoAddress { version, name: network.spec.name.clone(), pool })
-}
-
-/// Locally administered, and the same for the same address, so that neighbours need not learn anew.
-fn mac_of(addresses: &[IpNet]) -> [u8; 6] {
-    match addresses.first().map(IpNet::addr) {
-        Some(IpAddr::V4(v4)) => {
-            let [a, b, c, d] = v4.octets();
-            [0x02, 0x42, a, b, c, d]
-        }
-        Some(IpAddr::V6(v6)) => {
-            let [.., a, b, c, d] = v6.octets();
-            [0x02, 0x43, a, b, c, d]
-        }
-        None => random_mac(),
-    }
-}
-
-/// Locally administered.
-pub(crate) fn random_mac() -> [u8; 6] {
-    let random = EndpointId::random();
-    let byte = |at: usize| random.as_str().get(at..at + 2).and_then(|text| u8::from_str_radix(text, 16).ok());
-    let mut mac = [0x02, 0x44, 0, 0, 0, 0];
-    for (at, place) in mac.iter_mut().skip(2).enumerate() {
-        *place = byte(at * 2).unwrap_or(1);
-    }
-    mac
-}
-
-impl State {
-    fn insert(&mut self, network: Network) {
-        let mut blocks = Vec::new();
-        for spec in &network.blocks {
-            let Some(subnet) = spec.subnet else { continue };
-            let mut block = Block::new(subnet, spec.range);
-            for address in spec.gateway.iter().chain(spec.auxiliary.values()) {
-                // Checked when it was made; twice the same is one.
-                block.take(*address).unwrap_or(());
-            }
-            blocks.push(block);
-        }
-        self.blocks.insert(network.id.clone(), blocks);
-        self.networks.insert(network.id.clone(), network);
-    }
-
-    fn restore(&mut self, endpoint: Endpoint) {
-        for block in self.blocks.get_mut(&endpoint.network).into_iter().flatten() {
-            let subnet = block.subnet();
-            for net in endpoint.addresses.iter().filter(|net| subnet.contains(&net.addr())) {
-                block.take(net.addr()).unwrap_or_else(|error| {
-                    tracing::warn!(endpoint = %endpoint.id, %error, "an address is recorded twice");
-                });
-            }
-        }
-        self.endpoints.insert(endpoint.id.clone(), endpoint);
-    }
-
-    fn find(&self, name: &str) -> Result<&Network> {
-        // `default` is what a request calls the default network.
-        let name = if name == "default" { "bridge" } else { name };
-        if let Ok(id) = NetworkId::parse(name)
-            && let Some(network) = self.networks.get(&id)
-        {
-            return Ok(network);
-        }
-        if let Some(network) = self.networks.values().find(|network| network.spec.name == name) {
-            return Ok(network);
-        }
-        let mut found = self.networks.values().filter(|network| network.id.as_str().starts_with(name));
-        match (found.next(), found.count()) {
-            (Some(network), 0) if !name.is_empty() => Ok(network),
-            (Some(_), more) if !name.is_empty() => {
-                Err(NetError::Ambiguous { name: name.into(), count: more + 1, by: "ID prefix" })
-            }
-            _ => Err(NetError::NotFound(name.into())),
-        }
-    }
-
-    /// The network whose configuration another one asks for.
-    fn configuration(&self, spec: &NetworkSpec) -> Result<Option<&Network>> {
-        if spec.config_from.is_empty() {
-            return Ok(None);
-        }
-        let found = self
-            .networks
-            .values()
-            .find(|network| network.spec.config_only && network.spec.name == spec.config_from);
-        found.map(Some).ok_or_else(|| NetError::NoConfiguration(spec.config_from.clone()))
-    }
-
-    /// What no other network may overlap; with the host's routes where nobody chose.
-    fn taken(&self, routes: bool) -> Vec<IpNet> {
-        let mut taken: Vec<IpNet> = self.subnets().map(|(net, _)| net).collect();
-        if routes {
-            taken.extend(routes::of_host());
-        }
-        taken
-    }
-
-    fn check_free(&self, wanted: &IpNet) -> Result<()> {
-        match self.subnets().find(|(net, _)| overlap(net, wanted)) {
-            Some((other, network)) => {
-                let other = format!("{other} of network {}", network.spec.name);
-                Err(NetError::Overlap { wanted: *wanted, other })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// The subnets that this engine gave; what plugins give is in spaces of their own.
-    fn subnets(&self) -> impl Iterator<Item = (IpNet, &Network)> {
-        let own = self
-            .networks
-            .values()
-            .filter(|network| network.spec.ipam == Ipam::Own && !network.spec.config_only);
-        own.flat_map(|network| network.blocks.iter().filter_map(move |block| Some((block.subnet?, network))))
     }
 }
 
