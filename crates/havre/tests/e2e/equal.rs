@@ -335,6 +335,10 @@ const FLAGS_ON_PURPOSE: &[(&str, &str)] = &[
     ("--pause", "replaced by --no-pause, still accepted"),
     ("--checkpoint", "the official client shows it for experimental engines only"),
     ("--checkpoint-dir", "the official client shows it for experimental engines only"),
+    ("--network-rate-in", "ours: docs/network-drivers.md"),
+    ("--network-rate-out", "ours: docs/network-drivers.md"),
+    ("--publish-add", "ours: docs/compatibility.md"),
+    ("--publish-rm", "ours: docs/compatibility.md"),
     ("--help", "ours says where -h is taken that --help is this text"),
 ];
 
