@@ -26,7 +26,7 @@ use crate::networks::{Endpoint, EndpointSpec, Network, Networks, Prepared};
 use crate::ports::PublishedPort;
 use crate::rate::{self, Rates};
 use crate::relay::Relay;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{self, Sandbox};
 use crate::spec::{BlockSpec, Driver, Ipam, NetworkSpec};
 use crate::stale::Stale;
 use crate::{NetError, Result, forwarding};
@@ -157,6 +157,7 @@ impl Fabric {
         all.retain(|network| !network.is_predefined() || used(network));
         let mut host = self.host();
         if let Err(error) = rate::sweep(&mut host, self.networks.engine(), &self.networks.all_endpoints())
+            .and_then(|()| sandbox::sweep(&mut host, self.networks.engine(), &self.networks.all_endpoints()))
             .and_then(|()| drivers::sweep(&mut host, self.networks.engine(), &all))
         {
             tracing::warn!(

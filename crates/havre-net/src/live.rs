@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use havre_base::{ContainerId, NetworkId};
+use havre_sys::netlink::Route;
 use ipnet::IpNet;
 
 use crate::Result;
@@ -66,6 +67,7 @@ impl Fabric {
         if let Some(sandbox) = &mut sandbox {
             sandbox.unplug(&place)?;
         }
+        self.forget_link(&place)?;
         self.give_back(&place, None);
         if let Some(sandbox) = &mut sandbox {
             self.lead(sandbox, container)?;
@@ -85,6 +87,24 @@ impl Fabric {
             Err(error) if !error.is_absent() => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    /// Has the host's end of a link removed behind: the kernel takes tens of milliseconds. What a crash leaves of that the
+    /// next start removes.
+    fn forget_link(&self, place: &Endpoint) -> Result<()> {
+        let name = outer_name(place);
+        let index = match self.host().link(name.as_str()) {
+            Ok(link) => link.index,
+            Err(error) if error.is_absent() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut behind = Route::open()?;
+        let forget = move || match behind.change(|changes| changes.delete_link(index)) {
+            Err(error) if !error.is_absent() => tracing::warn!(link = name, %error, "cannot remove a link"),
+            _ => {}
+        };
+        std::thread::Builder::new().name("unplug".into()).spawn(forget)?;
+        Ok(())
     }
 
     /// Leads the container out by the places that it has now.
@@ -186,7 +206,8 @@ impl Fabric {
             return Ok(true);
         }
         match self.host().link(outer_name(place).as_str()) {
-            Ok(_) => Ok(true),
+            // Leaving begins by taking it from its bridge.
+            Ok(link) => Ok(link.is_up() && link.master.is_some()),
             Err(error) if error.is_absent() => Ok(false),
             Err(error) => Err(error.into()),
         }

@@ -15,12 +15,14 @@ use havre_sys::netlink::port::Port;
 use havre_sys::netlink::table::RouteEntry;
 use havre_sys::netns;
 
-use crate::drivers::ipvlan;
+use crate::drivers::{OF, ipvlan, is_of};
 use crate::networks::{Endpoint, Network, Way};
 use crate::place::PlaceOptions;
 use crate::spec::Driver;
 use crate::{NetError, Result};
 
+/// What the host's end of a link has as the beginning of its alias.
+const MARK: &str = "havre endpoint ";
 /// How long an address may belong to a link whose namespace is being taken away.
 const LINGERING: Duration = Duration::from_secs(3);
 
@@ -77,7 +79,7 @@ impl Sandbox {
             netns: Some(self.netns.as_fd()),
             ..Peer::default()
         };
-        let alias = format!("havre endpoint {}", endpoint.id);
+        let alias = format!("{MARK}{}{OF}{}", endpoint.id, network.engine);
         host.change(|changes| {
             // Where bridged packets pass the filter, one to the container's own published port goes back by its own port.
             let port = Port { hairpin: Some(true), isolated: Some(!options.icc), ..Port::default() };
@@ -202,7 +204,8 @@ impl Sandbox {
         let mut links = self.route.links()?;
         links.retain(|link| {
             addresses.iter().any(|own| own.index == link.index && has(own))
-                || (endpoint.addresses.is_empty() && link.mac == Some(endpoint.mac))
+                // One that a crash left without its addresses.
+                || (endpoint.mac != [0; 6] && link.mac == Some(endpoint.mac))
         });
         let Some(index) = links.first().map(|link| link.index) else { return Ok(()) };
         let gone = format!("gone{}", endpoint.id.as_str().get(..7).unwrap_or_default());
@@ -325,6 +328,22 @@ impl Sandbox {
 )]
 fn wait() {
     std::thread::sleep(Duration::from_millis(5));
+}
+
+/// Removes the host's ends of links of this engine's that are nobody's any more: their removal was cut short. Those of
+/// containers that have ended go by themselves.
+pub(crate) fn sweep(route: &mut Route, engine: &str, endpoints: &[Endpoint]) -> Result<()> {
+    for link in route.links()? {
+        let Some(alias) = link.alias.as_deref().filter(|alias| is_of(alias, engine)) else { continue };
+        let Some((id, _)) = alias.strip_prefix(MARK).and_then(|rest| rest.split_once(OF)) else { continue };
+        if !endpoints.iter().any(|endpoint| endpoint.id.as_str() == id) {
+            match route.change(|changes| changes.delete_link(link.index)) {
+                Err(error) if !error.is_absent() => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The place by which the world is reached, and ports of the host lead in.
